@@ -1,0 +1,28 @@
+"""Errors meant for the person at the terminal."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used; the message says what was given and what was expected."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice most like `name`, or None when nothing is alike.
+
+    >>> nearest("gradual_unfreez", ["gradual_unfreeze", "scratch"])
+    'gradual_unfreeze'
+    """
+    by_lowercase = {choice.lower(): choice for choice in choices}
+    matches = get_close_matches(name.lower(), by_lowercase, n=1, cutoff=0.6)
+    return by_lowercase[matches[0]] if matches else None
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """A closing phrase for an error: the nearest name, or the list of names where none is near."""
+    choices = sorted(choices)
+    match = nearest(name, choices)
+    if match:
+        return f"did you mean {match!r}?"
+    return f"expected one of: {', '.join(choices)}"

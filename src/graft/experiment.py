@@ -1,0 +1,52 @@
+"""One experiment, composed and validated, before anything runs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
+from torch import nn
+from torch.optim import Optimizer
+
+from graft.data.domain import Domain
+from graft.models.backbones.base import Backbone
+from graft.objectives.supervised import Objective
+from graft.strategies.phases import Strategy
+from graft.strategies.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one stage is trained."""
+
+    strategy: Strategy
+    objective: Objective
+    optimizer: Callable[..., Optimizer]  # partial that takes parameter groups; its keywords hold lr and weight_decay
+    schedule: Schedule
+    trainer: Callable[..., Trainer]  # partial of Trainer; the pipeline adds callbacks, logger and plugins
+    max_epochs: int
+    callbacks: Callable[[], list[Callback]]  # fresh ones for each fit
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything the pipeline needs. Factories, not networks: each stage builds its own from its own seed."""
+
+    name: str
+    seed: int
+    source: Domain | None
+    target: Domain
+    backbone: Callable[[], Backbone]
+    weights: str  # "source", a torchvision weights name, a file, or an earlier run's folder
+    reinitialise: tuple[str, ...]  # patterns of the parameters that the weights need not provide
+    mapping: Callable[[int], nn.Module]  # num_features -> mapping
+    head: Callable[[int, int], nn.Module]  # num_features, num_classes -> head
+    pretrain: Training
+    transfer: Training
+    baselines: Mapping[str, Strategy]  # strategies trained on the same target, labels and budget, for comparison
+    selection: str  # the rule behind the headline figures: "last" or "best_val"
+    logger: Callable[[Path], Logger] | None  # run folder -> logger
+    store: Path
+    config: dict[str, Any]  # plain and resolved, as it goes into the record
