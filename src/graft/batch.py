@@ -1,8 +1,8 @@
 """What the loaders hand to the module. A batch of the unlabelled kind has no place for labels."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 class LabelledBatch(NamedTuple):
@@ -18,3 +18,13 @@ class UnlabelledBatch(NamedTuple):
 
     x: Tensor  # [n, c, h, w] or cached features [n, d]
     index: Tensor  # [n] positions in the split
+
+
+class BatchView(Protocol):
+    """What a batch goes through between the loader and the network."""
+
+    def train(self, batch: LabelledBatch, generator: Generator) -> LabelledBatch:
+        """A random training view; every draw comes from `generator`."""
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """The fixed view that evaluation uses."""

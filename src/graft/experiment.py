@@ -7,11 +7,12 @@ from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
-from torch import nn
 from torch.optim import Optimizer
 
 from graft.data.domain import Domain
 from graft.models.backbones.base import Backbone
+from graft.models.heads.base import Head
+from graft.models.mappings.base import Mapping as FeatureMapping
 from graft.objectives.supervised import Objective
 from graft.strategies.phases import Strategy
 from graft.strategies.schedules import Schedule
@@ -27,6 +28,7 @@ class Training:
     schedule: Schedule
     trainer: Callable[..., Trainer]  # partial of Trainer; the pipeline adds callbacks, logger and plugins
     max_epochs: int
+    seed: int
     callbacks: Callable[[], list[Callback]]  # fresh ones for each fit
 
 
@@ -41,8 +43,8 @@ class Experiment:
     backbone: Callable[[], Backbone]
     weights: str  # "source", a torchvision weights name, a file, or an earlier run's folder
     reinitialise: tuple[str, ...]  # patterns of the parameters that the weights need not provide
-    mapping: Callable[[int], nn.Module]  # num_features -> mapping
-    head: Callable[[int, int], nn.Module]  # num_features, num_classes -> head
+    mapping: Callable[[int], FeatureMapping]  # num_features -> mapping
+    head: Callable[[int, int], Head]  # num_features, num_classes -> head
     pretrain: Training
     transfer: Training
     baselines: Mapping[str, Strategy]  # strategies trained on the same target, labels and budget, for comparison

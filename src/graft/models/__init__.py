@@ -1,0 +1,1 @@
+"""Networks: backbones, mappings and heads, and their weights."""

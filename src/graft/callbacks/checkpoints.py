@@ -1,0 +1,145 @@
+"""What a stage leaves on disk while it runs: its last epoch, its best epoch, its history."""
+
+import logging
+import os
+import pickle
+import shutil
+import time
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from graft.errors import UserError
+from graft.module import GraftModule
+from graft.records.files import atomic_write_bytes
+from graft.strategies.engine import optimizer_state_by_name
+
+logger = logging.getLogger(__name__)
+
+LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"
+BEST = "best.ckpt"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint under its name only when all of it is on disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Serialise in memory, then write, sync and rename."""
+        buffer = BytesIO()
+        torch.save(checkpoint, buffer)
+        atomic_write_bytes(Path(path), buffer.getvalue())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint of plain types and tensors onto the CPU.
+
+    Raises:
+        UserError: the file is empty, truncated, or holds anything but plain types and tensors.
+    """
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, EOFError, RuntimeError, BadZipFile, pickle.UnpicklingError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a usable checkpoint ({str(error).splitlines()[0] if str(error) else 'empty file'})"
+        ) from error
+
+
+def read_last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest usable checkpoint of a stage: the last, or the one before where the last is damaged.
+
+    Raises:
+        UserError: there are checkpoints and all are damaged.
+    """
+    damaged: list[UserError] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            checkpoint = read_checkpoint(path)
+        except UserError as error:
+            damaged.append(error)
+            continue
+        if damaged:
+            logger.warning("%s; continuing from %s", damaged[0], path.name)
+        return path, checkpoint
+    if damaged:
+        raise damaged[0]
+    return None
+
+
+class StageCheckpoint(Checkpoint):
+    """Appends a row to the history after each epoch, then saves the last and, when it improved, the best checkpoint.
+
+    Lightning calls callbacks of this base class after all others, early stopping included, so what is saved knows
+    whether the phase is over.
+    """
+
+    def __init__(self, folder: Path, key: str, phase_index: int, history: list[dict[str, Any]], monitor: str) -> None:
+        self.folder = folder
+        self.key = key
+        self.phase_index = phase_index
+        self.history = history
+        self.monitor = monitor
+        self._epoch_started = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._epoch_started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write down the epoch."""
+        assert isinstance(pl_module, GraftModule)
+        self.history.append(self._row(trainer, pl_module))
+        path = self.folder / LAST
+        if trainer.is_global_zero and path.exists():
+            os.replace(path, self.folder / PREVIOUS)
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero and best_epoch(self.history, self.monitor) == self.history[-1]["epoch"]:
+            copy_atomically(path, self.folder / BEST)
+
+    def _row(self, trainer: Trainer, module: GraftModule) -> dict[str, Any]:
+        steps_before = self.history[-1]["step"] if self.history else 0
+        seconds_before = self.history[-1]["seconds"] if self.history else 0.0
+        rates = {f"lr/{group['name']}": group["lr"] for group in trainer.optimizers[0].param_groups}
+        return {
+            "epoch": module.stage_epoch + 1,
+            "phase": module.phase.name,
+            "phase_index": module.phase.index,
+            "step": steps_before + module.steps_per_epoch,
+            "seconds": seconds_before + time.monotonic() - self._epoch_started,
+            **module.epoch_metrics,
+            **rates,
+        }
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what the stage needs to go on from here."""
+        over = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+        checkpoint["stage"] = {
+            "key": self.key,
+            "phase_index": self.phase_index,
+            "phase_over": over,
+            "history": self.history,
+            "optimizer": optimizer_state_by_name(trainer.optimizers[0]),
+        }
+
+
+def best_epoch(history: list[dict[str, Any]], monitor: str) -> int:
+    """The first epoch with the highest value of `monitor`, or the last epoch where it was never measured."""
+    measured = [row for row in history if monitor in row]
+    if not measured:
+        return int(history[-1]["epoch"])
+    return int(max(measured, key=lambda row: row[monitor])["epoch"])
+
+
+def copy_atomically(source: Path, destination: Path) -> None:
+    """Copy a file so that `destination` is whole at every moment."""
+    temporary = destination.with_name(f".{destination.name}.part")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, destination)

@@ -1,0 +1,123 @@
+"""From overrides to plain configurations, with errors in the user's words."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from graft.cli.overrides import diagnose, first_words, requote
+from graft.cli.source import PRIMARY, search_path
+from graft.errors import UserError, did_you_mean
+
+
+@contextmanager
+def hydra_application(config_dir: Path | None = None) -> Iterator[Hydra]:
+    """Hydra with graft's configuration, for the time of one command.
+
+    Raises:
+        UserError: `config_dir` does not exist.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        yield Hydra.create_main_hydra2("graft", search_path(config_dir))
+    finally:
+        GlobalHydra.instance().clear()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A composed `--multirun`."""
+
+    overrides: list[str]
+    jobs: list[list[str]] | None  # the overrides of each job; None where the sweeper finds them while it runs
+    configs: list[dict[str, Any]]  # one for each job, or the one that the sweeper starts from
+
+
+def compose(loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Any]:
+    """The plain, resolved configuration of one run.
+
+    Raises:
+        UserError: with a line for each override that cannot be used.
+    """
+    overrides = requote(loader, overrides)
+    return plain_config(_load(loader, overrides, RunMode.RUN), loader)
+
+
+def compose_sweep(loader: ConfigLoader, overrides: Sequence[str]) -> Sweep:
+    """The plain configurations of all jobs of a sweep.
+
+    Raises:
+        UserError: with a line for each override that cannot be used by one of the jobs.
+    """
+    overrides = requote(loader, overrides)
+    base = _load(loader, overrides, RunMode.MULTIRUN)
+    if not base.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return Sweep(overrides, None, [plain_config(base, loader)])
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    [jobs] = BasicSweeper.split_arguments([item for item in parsed if not item.is_hydra_override()], None)
+    errors: list[str] = []
+    configs = []
+    for job in jobs:
+        try:
+            configs.append(compose(loader, job))
+        except UserError as error:
+            errors += str(error).splitlines()
+    if errors:
+        raise UserError("\n".join(dict.fromkeys(errors)))
+    return Sweep(overrides, jobs, configs)
+
+
+def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConfig:
+    try:
+        return loader.load_configuration(PRIMARY, list(overrides), mode)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError("\n".join(diagnose(loader, overrides, mode) or [first_words(error)])) from error
+
+
+def plain_config(composed: DictConfig, loader: ConfigLoader) -> dict[str, Any]:
+    """The configuration as plain values, resolved, with the baselines' strategies in place of their names.
+
+    Values that the user still has to give stay `???`.
+
+    Raises:
+        UserError: an interpolation that leads nowhere, or a baseline that is not a strategy.
+    """
+    try:
+        config = OmegaConf.to_container(OmegaConf.masked_copy(composed, _task_keys(composed)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(first_words(error)) from error
+    assert isinstance(config, dict)
+    plain: dict[str, Any] = {str(key): value for key, value in config.items()}
+    if isinstance(plain.get("baselines"), list):
+        plain["baselines"] = {str(name): _strategy(loader, str(name)) for name in plain["baselines"]}
+    return plain
+
+
+def _task_keys(composed: DictConfig) -> list[str]:
+    return [str(key) for key in composed if key != "hydra"]
+
+
+def _strategy(loader: ConfigLoader, name: str) -> dict[str, Any]:
+    options = loader.get_group_options("strategy")
+    if name not in options:
+        raise UserError(f"baselines: no strategy is called {name!r}; {did_you_mean(name, options)}")
+    return group_config(loader, "strategy", name)
+
+
+def group_config(loader: ConfigLoader, group: str, name: str, resolve: bool = True) -> dict[str, Any]:
+    """One choice of a group by itself, as plain values."""
+    composed = loader.load_configuration(f"{group}/{name}", [], RunMode.RUN)
+    config = OmegaConf.to_container(composed[group], resolve=resolve)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}

@@ -1,0 +1,153 @@
+"""What a user typed after `graft`: made digestible for Hydra, and explained where it is wrong."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from graft.cli.source import PRIMARY
+from graft.errors import did_you_mean, nearest
+
+BARE_NUMBER = re.compile(r"(?<![^,=])(\d+)(?![^,])")  # stands alone between `=`, commas and the end
+
+
+def requote(loader: ConfigLoader, overrides: Iterable[str]) -> list[str]:
+    """Quote what Hydra would stumble over: `precision=32`, whose choice is a name, and `target.path=~/images`."""
+    choices = groups(loader)
+    return [_requoted(override, choices) for override in overrides]
+
+
+def _requoted(override: str, choices: Sequence[str]) -> str:
+    key, equals, value = override.partition("=")
+    if key.lstrip("+").partition("@")[0] in choices:
+        return key + BARE_NUMBER.sub(r"'\1'", equals + value)
+    quoted = f"{key}='{value}'"
+    return quoted if equals and _parse(override) is None and _parse(quoted) is not None else override
+
+
+def _parse(override: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+
+
+def groups(loader: ConfigLoader) -> list[str]:
+    """The groups of graft, without those of Hydra."""
+    names = loader.get_group_options("", ObjectType.GROUP)
+    return sorted(name for name in names if name not in ("env", "hydra_debug"))
+
+
+def first_words(error: BaseException) -> str:
+    """An error of Hydra or OmegaConf in one line."""
+    cause = error.__cause__
+    text = str(error) or (str(cause) if cause else "") or type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    path = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
+    words = re.sub(r"^In '([^']+)': \w+ raised while composing config:", r"\1:", lines[0])
+    if words.endswith(":") and len(lines) > 1:
+        words = f"{words} {lines[1]}"
+    return f"{path}: {words}" if path else words
+
+
+def diagnose(loader: ConfigLoader, overrides: Sequence[str], mode: RunMode) -> list[str]:
+    """A line for each override that keeps the configuration from being composed; empty where none is to blame."""
+    errors: list[str] = []
+    parsed: list[Override] = []
+    for text in overrides:
+        override = _parse(text)
+        if override is None:
+            errors.append(f"{text}: not an override; expected key=value")
+        elif mode is RunMode.RUN and override.is_sweep_override():
+            errors.append(f"{text}: several values; add -m to run each, or write {override.key_or_group}=[...] for a list")
+        elif not override.is_hydra_override() and override.key_or_group != "hydra":
+            parsed.append(override)
+    known = Known.of(loader, [])
+    of_groups = [item for item in parsed if item.key_or_group in known.groups]
+    errors += [error for item in of_groups if (error := known.explain_choice(item))]
+    sound = [str(item.input_line) for item in of_groups if not known.explain_choice(item) and not item.is_sweep_override()]
+    known = Known.of(loader, sound)
+    values = [item for item in parsed if item.key_or_group not in known.groups]
+    return errors + [error for item in values if (error := known.explain_key(item))]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What may be named: groups, their choices, and the keys under some choice of groups."""
+
+    groups: list[str]
+    options: Callable[[str], list[str]]
+    chosen: list[str]  # groups with their packages, such as `strategy@pretrain.strategy`
+    config: DictConfig
+
+    @classmethod
+    def of(cls, loader: ConfigLoader, group_overrides: list[str]) -> "Known":
+        """What may be named under these choices, or under the defaults where they do not go together."""
+        try:
+            config = loader.load_configuration(PRIMARY, group_overrides, RunMode.RUN)
+        except (HydraException, OmegaConfBaseException):
+            config = loader.load_configuration(PRIMARY, [], RunMode.RUN)
+        chosen = [str(name) for name in config.hydra.runtime.choices if not str(name).startswith("hydra/")]
+        with_keys = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        return cls(groups(loader), loader.get_group_options, chosen, with_keys)
+
+    def explain_choice(self, override: Override) -> str | None:
+        """What is wrong with an override of a group."""
+        group, package = override.key_or_group, override.package
+        where = f"{group}@{package}" if package else group
+        if where not in self.chosen:
+            return f"{where}: no such group here; {did_you_mean(where, self.chosen)}"
+        values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]
+        for value in values:
+            name = str(value).strip("'\"")
+            options = self.options(group)
+            if value is not None and name not in options:
+                return f"{where}={name}: no such {group}; {did_you_mean(name, options)}"
+        return None
+
+    def explain_key(self, override: Override) -> str | None:
+        """What is wrong with an override of a value."""
+        if override.package is not None:
+            return f"{override.input_line}: no group is called {override.key_or_group!r}; " + did_you_mean(
+                override.key_or_group, self.groups
+            )
+        path = override.key_or_group.split(".")
+        if override.is_add():
+            taken = OmegaConf.select(self.config, override.key_or_group, throw_on_missing=False)
+            return f"{override.input_line}: it is there already; leave the + out" if taken is not None else None
+        return None if override.is_force_add() else self._explain_path(path)
+
+    def _explain_path(self, path: list[str]) -> str | None:
+        node: Any = self.config
+        for depth, key in enumerate(path):
+            names = _children(node)
+            if key not in names:
+                return self._no_such_key(path, depth, names)
+            node = OmegaConf.select(node, key) if isinstance(node, DictConfig) else node[int(key)]
+        return None
+
+    def _no_such_key(self, path: list[str], depth: int, names: list[str]) -> str:
+        parent, key = ".".join(path[:depth]), path[depth]
+        if depth == 0:
+            names = sorted({*names, *self.groups})
+        match = nearest(key, names)
+        if match:
+            return f"{'.'.join(path)}: no such key; did you mean {'.'.join([*path[:depth], match, *path[depth + 1:]])!r}?"
+        if not names:
+            return f"{'.'.join(path)}: {parent} is a single value and has no keys"
+        return f"{'.'.join(path)}: no such key; {parent or 'graft'} has {', '.join(names)}"
+
+
+def _children(node: Any) -> list[str]:
+    if isinstance(node, DictConfig):
+        return [] if node._is_none() else [str(key) for key in node]
+    return [str(index) for index in range(len(node))] if isinstance(node, ListConfig) else []

@@ -1,0 +1,104 @@
+"""Map-style datasets that are indexed by whole batches, and the sampler that says which."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from graft.batch import LabelledBatch, UnlabelledBatch
+from graft.data.images import Images
+from graft.errors import UserError
+from graft.seeds import stable_seed
+
+
+@dataclass(frozen=True)
+class LabelledImages(Dataset[LabelledBatch]):
+    """Chosen images with their labels."""
+
+    images: Images
+    positions: Tensor  # int64 [n] in `images`
+    labels: Tensor  # int64 [n]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, indices: list[int]) -> LabelledBatch:
+        """The batch of the samples `indices`: uint8 [n, c, canvas, canvas], class indices [n], positions [n]."""
+        index = torch.as_tensor(indices)
+        return LabelledBatch(self.images.canvases(self.positions[index]), self.labels[index], index)
+
+
+@dataclass(frozen=True)
+class UnlabelledImages(Dataset[UnlabelledBatch]):
+    """Chosen images; their labels are not here to be looked at."""
+
+    images: Images
+    positions: Tensor  # int64 [n] in `images`
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, indices: list[int]) -> UnlabelledBatch:
+        """The batch of the samples `indices`: uint8 [n, c, canvas, canvas], positions [n]."""
+        index = torch.as_tensor(indices)
+        return UnlabelledBatch(self.images.canvases(self.positions[index]), index)
+
+
+class EpochSampler(Sampler[list[int]]):
+    """The batches of an epoch, as lists of positions, for `DataLoader(dataset, sampler=..., batch_size=None)`.
+
+    Every sample comes exactly once, over all ranks together, in batches whose sizes differ by one at most, so there is
+    no tiny last batch; every rank has as many batches as the others. The order is a function of the seed and the epoch.
+
+    Args:
+        num_samples: n.
+        batch_size: the most samples in a batch of one rank.
+        seed: what the orders are drawn from.
+        first_epoch: counted from the start of the stage, where the fit begins; the fit counts its own from 0.
+        shuffle: whether to draw an order; otherwise samples come as they lie.
+        rank: which of the processes this is.
+        world_size: how many there are.
+
+    Raises:
+        UserError: there are more processes than samples.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int = 0,
+        first_epoch: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if num_samples < world_size:
+            raise UserError(f"{num_samples} images cannot be shared among {world_size} devices")
+        self.num_samples = num_samples
+        self.seed = seed
+        self.first_epoch = first_epoch
+        self.shuffle = shuffle
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        # Full ranks before full batches: no rank may be left with an empty one.
+        self.num_batches = min(-(-num_samples // (batch_size * world_size)), num_samples // world_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer with the epochs of this fit that lie behind."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.num_samples)
+        if self.shuffle:
+            rng = np.random.default_rng(stable_seed(self.seed, self.first_epoch + self.epoch))
+            order = rng.permutation(self.num_samples)
+        for batch in np.array_split(order, self.num_batches * self.world_size)[self.rank :: self.world_size]:
+            yield batch.tolist()

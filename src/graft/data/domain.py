@@ -1,0 +1,228 @@
+"""A domain: one class for source and target."""
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from graft.batch import LabelledBatch, UnlabelledBatch
+from graft.data.augment import Augmentation
+from graft.data.datasets import EpochSampler, LabelledImages, UnlabelledImages
+from graft.data.images import Images, KeptImages, Unreadable, num_bytes, open_images
+from graft.data.preprocessing import Preprocessing
+from graft.data.readers.base import RawDataset, RawSplit, Reader, num_cores
+from graft.data.splits import SplitRules, split_samples
+from graft.data.view import View
+from graft.errors import UserError
+from graft.records.hashing import content_hash
+
+log = logging.getLogger(__name__)
+
+MAX_WORKERS = 8  # more decode faster than one device trains
+
+
+class Domain(LightningDataModule):
+    """A labelled data set as a backbone wants to see it, split, with a label budget.
+
+    `val` is split from the training samples, never from the test samples, unless the data come with a split of that
+    name. The label budget is taken from what remains; it is exact, stratified, and nested in every larger one.
+
+    Args:
+        name: what it is called in records.
+        reader: where the data come from.
+        labels_per_class: exactly so many training samples of each class; None keeps all.
+        fraction: share of each class' training samples; None keeps all.
+        val_fraction: share of the training samples held out for validation.
+        test_fraction: share held out for testing where the data come without a test split.
+        split_seed: what splits and budgets are drawn from, and nothing else is.
+        batch_size: samples in a batch of one device.
+        num_workers: processes that load; None uses none for images in memory and one a core for others.
+        augmentation: what is random in training; None, or with all parts off, trains on fixed views.
+        skip_broken: leave out images that cannot be decoded, and name them, instead of refusing.
+        memory_limit_gib: images that would take more on their canvas are decoded in every epoch anew.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reader: Reader,
+        labels_per_class: int | None = None,
+        fraction: float | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        augmentation: Augmentation | None = None,
+        skip_broken: bool = False,
+        memory_limit_gib: float = 2.0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: expected a positive number")
+        self.name = name
+        self.reader = reader
+        self.rules = SplitRules(labels_per_class, fraction, val_fraction, test_fraction, split_seed)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augmentation = augmentation if augmentation is not None and augmentation.any else None
+        self.skip_broken = skip_broken
+        self.memory_limit = memory_limit_gib * 2**30
+        self.preprocessing: Preprocessing | None = None
+
+    def load(self, preprocessing: Preprocessing) -> None:
+        """Read, split and bring the images to the canvas; nothing is read again for the same preprocessing.
+
+        Sets `class_names`, `num_classes`, `sizes` (samples in `train`, `val`, `test`) and `fingerprint`, a hash of data,
+        splits, budget and preprocessing that neither augmentation nor batches change.
+
+        Raises:
+            UserError: what the user pointed at cannot be used; all broken images are named at once.
+        """
+        if self.preprocessing == preprocessing:
+            return
+        raw = self.reader.read()
+        splits, skipped = self._decode(raw, preprocessing)
+        check_classes(splits, raw.class_names)
+        self.datasets, self.pool = self._split(splits, raw.class_names)
+        self.class_names = raw.class_names
+        self.num_classes = len(raw.class_names)
+        self.sizes = {split: len(dataset) for split, dataset in self.datasets.items()}
+        self.fingerprint = content_hash(
+            {
+                "data": raw.fingerprint,
+                "skipped": skipped,
+                "rules": asdict(self.rules),
+                "preprocessing": preprocessing.as_dict(),
+            }
+        )
+        self.preprocessing = preprocessing
+        self.begin(seed=0, first_epoch=0)
+
+    def begin(self, seed: int, first_epoch: int, augment: bool = True) -> None:
+        """Set the batch order of the fits that follow, and whether their views are random.
+
+        Args:
+            seed: what the orders are drawn from.
+            first_epoch: epochs of the stage that lie behind.
+            augment: False trains on the view that evaluation uses.
+        """
+        assert self.preprocessing is not None, "load first"
+        self.seed, self.first_epoch = seed, first_epoch
+        self.view = View(self.preprocessing, self.augmentation if augment else None, self.num_classes)
+
+    def train_dataloader(self) -> DataLoader[LabelledBatch]:
+        """This rank's share of the shuffled training samples."""
+        return self._loader(self.datasets["train"], shuffle=True, shared=True)
+
+    def val_dataloader(self) -> DataLoader[LabelledBatch] | list[DataLoader[LabelledBatch]]:
+        """All validation samples in order, on every rank; an empty list where there are none."""
+        return self.loader("val") if self.sizes["val"] else []
+
+    def test_dataloader(self) -> DataLoader[LabelledBatch]:
+        """All test samples in order."""
+        return self.loader("test")
+
+    def loader(self, split: str, shuffle: bool = False) -> DataLoader[LabelledBatch]:
+        """All samples of `train`, `val` or `test`, the same on every rank."""
+        return self._loader(self.datasets[split], shuffle, shared=False)
+
+    def unlabelled_loader(self, split: str, shuffle: bool = True) -> DataLoader[UnlabelledBatch]:
+        """Images without labels; those of `train` are all, whether in the label budget or not. Shared among ranks."""
+        dataset = self.pool if split == "train" else self.datasets[split]
+        return self._loader(UnlabelledImages(dataset.images, dataset.positions), shuffle, shared=True)
+
+    def _loader(self, dataset: Any, shuffle: bool, shared: bool) -> DataLoader[Any]:
+        ranks = (self.trainer.global_rank, self.trainer.world_size) if shared and self.trainer else (0, 1)
+        sampler = EpochSampler(len(dataset), self.batch_size, self.seed, self.first_epoch, shuffle, *ranks)
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=self._num_workers(dataset.images),
+            generator=torch.Generator(),  # or it would draw from the global one
+        )
+
+    def _num_workers(self, images: Images) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        return 0 if isinstance(images, KeptImages) else min(num_cores(), MAX_WORKERS)
+
+    def _decode(
+        self, raw: RawDataset, preprocessing: Preprocessing
+    ) -> tuple[dict[str, tuple[Images, np.ndarray]], list[str]]:
+        """Images and labels of each split that the data come with, and the names of those left out."""
+        num_images = sum(len(split) for split in raw.splits.values())
+        keep = num_bytes(num_images, preprocessing) <= self.memory_limit
+        splits, broken = {}, []
+        for name, split in raw.splits.items():
+            images, unreadable = open_images(split, preprocessing, keep)
+            splits[name] = (images, labels_of_readable(split, unreadable))
+            broken += unreadable
+        return splits, self._refuse_or_skip(broken, raw)
+
+    def _refuse_or_skip(self, broken: list[Unreadable], raw: RawDataset) -> list[str]:
+        if not broken:
+            return []
+        names = [(found.path.relative_to(raw.root) if raw.root else found.path).as_posix() for found in broken]
+        noun = "image" if len(broken) == 1 else "images"
+        listed = ", ".join(f"{name} ({found.reason})" for name, found in zip(names, broken, strict=True))
+        if not self.skip_broken:
+            raise UserError(
+                f"{self.name}: {len(broken)} {noun} cannot be read; skip_broken=true leaves out such images: {listed}"
+            )
+        log.warning("%s: left out %d %s that cannot be read: %s", self.name, len(broken), noun, listed)
+        return names
+
+    def _split(
+        self, splits: dict[str, tuple[Images, np.ndarray]], class_names: tuple[str, ...]
+    ) -> tuple[dict[str, LabelledImages], LabelledImages]:
+        """The three splits that are served, and the training samples before the label budget."""
+        images, labels = splits["train"]
+        parts = split_samples(labels, class_names, self.rules, "val" not in splits, "test" not in splits)
+
+        def own_or_held_out(name: str, held_out: np.ndarray) -> LabelledImages:
+            return select(*splits[name]) if name in splits else select(images, labels, held_out)
+
+        datasets = {
+            "train": select(images, labels, parts.train),
+            "val": own_or_held_out("val", parts.val),
+            "test": own_or_held_out("test", parts.test),
+        }
+        return datasets, select(images, labels, parts.pool)
+
+
+def select(images: Images, labels: np.ndarray, positions: np.ndarray | None = None) -> LabelledImages:
+    """The samples at `positions`, all by default."""
+    positions = np.arange(len(labels)) if positions is None else positions
+    return LabelledImages(images, torch.from_numpy(positions), torch.from_numpy(labels[positions]))
+
+
+def labels_of_readable(split: RawSplit, unreadable: list[Unreadable]) -> np.ndarray:
+    """The labels [n] of the images that are left."""
+    if not unreadable:
+        return split.labels
+    left_out = {found.path for found in unreadable}
+    return split.labels[[path not in left_out for path in split.images]]
+
+
+def check_classes(splits: dict[str, tuple[Images, np.ndarray]], class_names: tuple[str, ...]) -> None:
+    """Refuse classes without training samples, and test or validation samples of classes that are not trained.
+
+    Raises:
+        UserError: naming them.
+    """
+    counts = np.bincount(splits["train"][1], minlength=len(class_names))
+    empty = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
+    if empty or not class_names:
+        named = ", ".join(repr(name) for name in empty)
+        raise UserError(f"no training images of class {named}" if empty else "no training images")
+    for split, (_, labels) in splits.items():
+        if len(labels) and labels.max() >= len(class_names):
+            raise UserError(
+                f"{split} holds the label {labels.max()}, but there are {len(class_names)} classes in train"
+            )

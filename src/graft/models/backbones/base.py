@@ -1,0 +1,116 @@
+"""What every backbone offers: features, layer groups in order, preprocessing, and the usual names of its weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from graft.data.preprocessing import Preprocessing
+from graft.errors import UserError
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """The parts of the preprocessing that the user set; None leaves what the backbone or its weights say."""
+
+    size: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def apply(self, preprocessing: Preprocessing) -> Preprocessing:
+        """`preprocessing` with the user's values; a new size keeps the proportion of crop to canvas.
+
+        Raises:
+            UserError: a size below 1, or as many means or deviations as the backbone has no channels for.
+        """
+        size = preprocessing.size if self.size is None else self.size
+        if size < 1:
+            raise UserError(f"backbone.size={size}: expected a positive number of pixels")
+        resize = preprocessing.resize and round(preprocessing.resize * size / preprocessing.size)
+        mean = self._per_channel("mean", self.mean, preprocessing.mean)
+        std = self._per_channel("std", self.std, preprocessing.std)
+        return replace(preprocessing, size=size, resize=resize, mean=mean, std=std)
+
+    @staticmethod
+    def _per_channel(name: str, chosen: Sequence[float] | None, default: tuple[float, ...]) -> tuple[float, ...]:
+        if chosen is None:
+            return default
+        if len(chosen) != len(default):
+            raise UserError(f"backbone.{name}={list(chosen)}: expected {len(default)} numbers, one for each channel")
+        return tuple(float(value) for value in chosen)
+
+
+class Backbone(nn.Module):
+    """A network up to its feature vector: `forward(x [n, c, h, w]) -> features [n, d]`.
+
+    Args:
+        num_features: d.
+        preprocessing: what its inputs go through unless the weights or the user say otherwise.
+        overrides: what the user said.
+        native_classifier: prefixes, in the usual checkpoint layout, of the layers that a new head replaces.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        preprocessing: Preprocessing,
+        overrides: Overrides,
+        native_classifier: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.overrides = overrides
+        self.preprocessing = overrides.apply(preprocessing)
+        self.native_classifier = native_classifier
+
+    @property
+    def layer_groups(self) -> dict[str, nn.Module]:
+        """Named groups in order from input to output; every parameter and buffer lies in exactly one."""
+        raise NotImplementedError
+
+    def native_names(self) -> dict[str, str]:
+        """Each key of our `state_dict` with its name in the layout that checkpoints usually have."""
+        raise NotImplementedError
+
+    def published_weights(self) -> tuple[str, ...]:
+        """Names of weights that `download` knows; the first is what `DEFAULT` stands for."""
+        return ()
+
+    def download(self, name: str) -> tuple[dict[str, Tensor], Preprocessing]:
+        """Published weights in the native layout, and the preprocessing they were trained with."""
+        raise NotImplementedError
+
+
+class SequentialBackbone(Backbone):
+    """A backbone whose forward pass is its layer groups, one after the other.
+
+    The groups are its only children, and inside a group the modules keep their native names: the key of a parameter is
+    its group, then its native name, as in `stage2.layer2.0.conv1.weight`.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, nn.Module],
+        num_features: int,
+        preprocessing: Preprocessing,
+        overrides: Overrides,
+        native_classifier: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(num_features, preprocessing, overrides, native_classifier)
+        for name, group in groups.items():
+            self.add_module(name, group)
+
+    @property
+    def layer_groups(self) -> dict[str, nn.Module]:
+        """Named groups in order from input to output."""
+        return dict(self.named_children())
+
+    def native_names(self) -> dict[str, str]:
+        """Each key without its group."""
+        return {key: key.partition(".")[2] for key in self.state_dict()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features [n, d] of images [n, c, h, w]."""
+        for group in self.children():
+            x = group(x)
+        return x

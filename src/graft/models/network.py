@@ -1,0 +1,56 @@
+"""Backbone, mapping and head as one network whose parameters have names that strategies can speak of."""
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from graft.models.backbones.base import Backbone
+from graft.models.heads.base import Head
+from graft.models.mappings.base import Mapping
+
+
+class Network(nn.Module):
+    """`head(mapping(backbone(x)))`.
+
+    Raises:
+        AssertionError: the parts were built for different numbers of features.
+    """
+
+    def __init__(self, backbone: Backbone, mapping: Mapping, head: Head) -> None:
+        super().__init__()
+        assert mapping.num_features == backbone.num_features, (mapping.num_features, backbone.num_features)
+        assert head.num_features == mapping.num_outputs, (head.num_features, mapping.num_outputs)
+        self.backbone = backbone
+        self.mapping = mapping
+        self.head = head
+
+    def features(self, x: Tensor) -> Tensor:
+        """Mapped features [n, d'] of images [n, c, h, w]."""
+        mapped: Tensor = self.mapping(self.backbone(x))
+        return mapped
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [n, k] of images [n, c, h, w]."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+    def named_groups(self) -> dict[str, nn.Module]:
+        """`backbone.<group>` for each layer group, `mapping`, `head`: in order from input to output."""
+        groups = {f"backbone.{name}": group for name, group in self.backbone.layer_groups.items()}
+        return {**groups, "mapping": self.mapping, "head": self.head}
+
+    def named_group_parameters(self) -> list[tuple[str, str, Parameter]]:
+        """Every parameter once, in order, as (full name, group, parameter): ("head.linear.weight", "head", ...)."""
+        return [
+            (f"{group}.{path}", group, parameter)
+            for group, module in self.named_groups().items()
+            for path, parameter in module.named_parameters()
+        ]
+
+    def solved_names(self) -> tuple[str, ...]:
+        """Names of what is computed in closed form rather than trained, such as `head.weight` of the ridge head."""
+        return tuple(
+            f"{name}.{path}"
+            for name, module in (("mapping", self.mapping), ("head", self.head))
+            if hasattr(module, "solve")
+            for path, _ in module.named_buffers()
+        )

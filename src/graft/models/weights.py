@@ -1,0 +1,269 @@
+"""Reading weights from wherever the user has them, and accounting for every key when they are loaded.
+
+Nothing here unpickles code: files are safetensors, or `torch.load(weights_only=True)`.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from graft.data.preprocessing import Preprocessing
+from graft.errors import UserError, did_you_mean, nearest
+from graft.models.backbones.base import Backbone
+from graft.records.files import atomic_write_bytes
+
+RUN_FILE = Path("weights", "backbone.safetensors")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Weights as they were found."""
+
+    state: dict[str, Tensor]  # names as in the file, usually the backbone's native ones
+    preprocessing: Preprocessing | None  # what they were trained with, the user's overrides applied; None if unknown
+    origin: str  # where they came from, for people
+    sha256: str  # of names, types, shapes and values: the same weights in another container have the same
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """Where every key went."""
+
+    loaded: tuple[str, ...]  # names of the backbone's `state_dict`
+    dropped: tuple[str, ...]  # names in the file: the native classifier, which the head replaces
+    reinitialised: tuple[str, ...]  # names of the backbone's `state_dict` that keep their fresh values on demand
+
+
+def read_weights(spec: str, backbone: Backbone) -> WeightsFile:
+    """Weights for `backbone` from a file, an earlier run's folder, or a published name, which may download.
+
+    Args:
+        spec: path to a `.safetensors`, `.pth` or `.pt` file; folder of a run; `DEFAULT` or another published name.
+        backbone: says what is published, and what its preprocessing is where the file tells only a part.
+
+    Raises:
+        UserError: nothing of that name, a damaged or foreign file, or no network.
+    """
+    published = backbone.published_weights()
+    path = Path(spec).expanduser()
+    if published and spec in ("DEFAULT", *published):
+        return _download(published[0] if spec == "DEFAULT" else spec, backbone)
+    if path.exists():
+        return _read_path(spec, path, backbone)
+    if "/" in spec or path.suffix in READERS:
+        raise UserError(f"backbone.weights={spec}: no such file or folder{_nearest_path(path)}")
+    expected = f"; {did_you_mean(spec, ('source', 'DEFAULT', *published))}" if published else ""
+    raise UserError(
+        f"backbone.weights={spec}: neither a file, an earlier run's folder, nor published weights{expected}"
+    )
+
+
+def load_weights(backbone: Backbone, state: Mapping[str, Tensor], reinitialise: Sequence[str] = ()) -> WeightReport:
+    """Load `state`, under the backbone's own names or the native ones, and say where every key went.
+
+    Args:
+        backbone: unchanged if anything is wrong.
+        state: what was read; `num_batches_tracked` may be absent, and floats of fewer bits are widened.
+        reinitialise: regexes that match `<group>.<native name>` in full; what they match keeps its fresh values.
+
+    Raises:
+        UserError: keys that are missing, unexpected, of the wrong shape or of the wrong dtype, all in one message; or
+            a pattern that matches nothing.
+    """
+    expected = backbone.state_dict()
+    kept = _matching(backbone, reinitialise)
+    found, dropped, unexpected = _translate(backbone, state)
+    wanted = {name for name in expected if name not in kept}
+    tensors = {name: tensor for name, tensor in found.items() if name in wanted}
+    missing = [name for name in expected if name in wanted - set(tensors) and not name.endswith("num_batches_tracked")]
+    _refuse(
+        {
+            "missing": missing,
+            "unexpected": unexpected,
+            "wrong shape": [
+                f"{name} {list(tensor.shape)} for {list(expected[name].shape)}"
+                for name, tensor in tensors.items()
+                if tensor.shape != expected[name].shape
+            ],
+            "wrong dtype": [
+                f"{name} {tensor.dtype} for {expected[name].dtype}"
+                for name, tensor in tensors.items()
+                if torch.promote_types(tensor.dtype, expected[name].dtype) != expected[name].dtype
+                or tensor.is_floating_point() != expected[name].is_floating_point()
+            ],
+        }
+    )
+    backbone.load_state_dict({**expected, **tensors})
+    return WeightReport(tuple(tensors), tuple(dropped), tuple(name for name in expected if name in kept))
+
+
+def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a module's state as safetensors, all of it or nothing; a backbone's preprocessing goes with it."""
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    own = {"preprocessing": json.dumps(module.preprocessing.as_dict())} if isinstance(module, Backbone) else {}
+    atomic_write_bytes(path, save(state, {**own, **(metadata or {})}))
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hash of names, types, shapes and values, whatever their order."""
+    digest = sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _download(name: str, backbone: Backbone) -> WeightsFile:
+    try:
+        state, preprocessing = backbone.download(name)
+    except Exception as error:  # each downloader raises errors of its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"backbone.weights={name}: could not be downloaded ({reason}); "
+            "check the network, or give the path of a file that you have"
+        ) from error
+    origin = f"{type(backbone).__name__} {getattr(backbone, 'name', '')} {name}"
+    return WeightsFile(state, backbone.overrides.apply(preprocessing), origin, state_sha256(state))
+
+
+def _read_path(spec: str, path: Path, backbone: Backbone) -> WeightsFile:
+    if path.is_dir():
+        if not (path / RUN_FILE).is_file():
+            raise UserError(f"backbone.weights={spec}: a folder without {RUN_FILE}, so not that of a finished run")
+        path = path / RUN_FILE
+    if path.suffix not in READERS:
+        raise UserError(f"backbone.weights={spec}: expected a file ending in {', '.join(READERS)}")
+    try:
+        state, metadata = READERS[path.suffix](path)
+        preprocessing = _stated_preprocessing(metadata, backbone)
+    except READ_ERRORS as error:
+        raise UserError(f"backbone.weights={spec}: {path.name} is damaged, or not a file of plain weights") from error
+    return WeightsFile(state, preprocessing, str(path), state_sha256(state))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError("not a mapping of names to tensors")
+    return dict(content), {}
+
+
+READERS: dict[str, Callable[[Path], tuple[dict[str, Tensor], dict[str, str]]]] = {
+    ".safetensors": _read_safetensors,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+}
+READ_ERRORS = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    OSError,
+)
+
+
+def _stated_preprocessing(metadata: Mapping[str, str], backbone: Backbone) -> Preprocessing | None:
+    """What the metadata says, with the user's overrides; None unless it is understood for certain."""
+    if "preprocessing" in metadata:
+        return backbone.overrides.apply(_from_plain(json.loads(metadata["preprocessing"])))
+    stated = metadata.get("input", "")
+    half = (0.5,) * backbone.preprocessing.channels
+    if stated == "x in [0,1] -> 2x-1":
+        return backbone.overrides.apply(replace(backbone.preprocessing, mean=half, std=half))
+    if match := re.fullmatch(r"ImageNet mean/std(?: at (\d+)x\1)?", stated):
+        preprocessing = replace(backbone.preprocessing, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        if match[1] and backbone.overrides.size is None:
+            preprocessing = replace(preprocessing, size=int(match[1]), resize=None)
+        return backbone.overrides.apply(preprocessing)
+    return None
+
+
+def _from_plain(values: dict[str, Any]) -> Preprocessing:
+    return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def _nearest_path(path: Path) -> str:
+    """`; did you mean ...?` for the first part of the path that does not exist."""
+    while not path.parent.exists():
+        path = path.parent
+    match = nearest(path.name, (sibling.name for sibling in path.parent.iterdir())) if path.parent.is_dir() else None
+    return f"; did you mean {str(path.parent / match)!r}?" if match else ""
+
+
+def _matching(backbone: Backbone, patterns: Sequence[str]) -> set[str]:
+    """Keys of the backbone's state that a pattern matches under the name `<group>.<native name>`."""
+    own_names = {native: own for own, native in backbone.native_names().items()}
+    names = {
+        f"{group}.{native}": own_names[native]
+        for group, module in backbone.layer_groups.items()
+        for native in module.state_dict()
+    }
+    matched: set[str] = set()
+    for pattern in patterns:
+        hits = {own for name, own in names.items() if re.fullmatch(pattern, name)}
+        if not hits:
+            suggestion = did_you_mean(pattern.partition("\\")[0].partition(".")[0], backbone.layer_groups)
+            raise UserError(
+                f"backbone.reinitialise: {pattern!r} matches no parameter; it must match <group>.<name> in full, "
+                f"as 'stage1\\..*' does; {suggestion}"
+            )
+        matched |= hits
+    return matched
+
+
+def _translate(backbone: Backbone, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """`state` under the backbone's own names; what of it is the native classifier; what of it is unknown."""
+    own = backbone.native_names()
+    native = {name: key for key, name in own.items()}
+    names = {key: _current(key.removeprefix("module.")) for key in state}
+    # A native name and one of ours might coincide; a file holds either the one kind or the other.
+    layout = max(native, {key: key for key in own}, key=lambda layout: sum(name in layout for name in names.values()))
+    found, dropped, unexpected = {}, [], []
+    for key, name in names.items():
+        if name in layout:
+            found[layout[name]] = state[key]
+        elif name.startswith(backbone.native_classifier):
+            dropped.append(key)
+        else:
+            unexpected.append(key)
+    return found, dropped, unexpected
+
+
+def _current(name: str) -> str:
+    """Today's name of a parameter: torchvision's DenseNet files still say `denselayer1.norm.1` for `norm1`."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
+
+
+def _refuse(problems: Mapping[str, Sequence[str]]) -> None:
+    described = [f"{kind}: {_some(names)}" for kind, names in problems.items() if names]
+    if described:
+        raise UserError(f"the weights do not fit the backbone; {'; '.join(described)}")
+
+
+def _some(names: Iterable[str], shown: int = 4) -> str:
+    names = list(names)
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)} ({', '.join(names[:shown])}{rest})"

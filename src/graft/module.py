@@ -1,0 +1,165 @@
+"""The LightningModule: one network, one phase of one strategy, one objective."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from graft.batch import BatchView, LabelledBatch
+from graft.models.network import Network
+from graft.objectives.supervised import Objective, Outputs
+from graft.seeds import stable_seed
+from graft.strategies.engine import make_optimizer, restore_optimizer_state, set_learning_rates, set_train_modes
+from graft.strategies.phases import ResolvedPhase
+from graft.strategies.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Span:
+    """The epochs that one run of the learning-rate schedule covers, and how many of them lie behind."""
+
+    epochs: int
+    epochs_done: int = 0
+
+
+@dataclass
+class Tally:
+    """Sums over the batches of an epoch, kept on the device so that no step waits for it."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    num_samples: int = 0
+
+    def add(self, means: dict[str, Tensor], num_samples: int) -> None:
+        """Add the means over one batch of `num_samples`."""
+        for name, mean in means.items():
+            weighted = mean.detach().float() * num_samples
+            self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
+        self.num_samples += num_samples
+
+    def means(self) -> dict[str, float]:
+        """The means over all samples added."""
+        return {name: float(total) / self.num_samples for name, total in self.sums.items()}
+
+
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """Share of rows whose largest logit is the (most probable) label.
+
+    `logits` is [n, k]; `y` is [n] class indices or [n, k] class probabilities.
+    """
+    labels = y.argmax(dim=1) if y.ndim == 2 else y
+    return (logits.argmax(dim=1) == labels).float().mean()
+
+
+def network_outputs(network: Network, x: Tensor, from_features: bool) -> Outputs:
+    """Run the network on inputs [n, c, h, w], or from its mapping on when `x` holds backbone features [n, d]."""
+    hidden = x if from_features else network.backbone(x)
+    features = network.mapping(hidden)
+    return Outputs(logits=network.head(features), features=features)
+
+
+class GraftModule(LightningModule):
+    """Trains what one phase of a strategy says is trained.
+
+    Every random draw of a step comes from a seed made of the stage's seed, the epoch and the batch, so that an epoch
+    can be repeated after an interruption and gives the same weights.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        objective: Objective,
+        phase: ResolvedPhase,
+        optimizer: Callable[..., Optimizer],
+        schedule: Schedule,
+        view: BatchView,
+        span: Span,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.phase = phase
+        self.optimizer_factory = optimizer
+        self.schedule = schedule
+        self.view = view
+        self.span = span
+        self.seed = seed
+        self.from_features = False
+        self.carried_state: dict[str, Any] | None = None
+        self._train_tally = Tally()
+        self._val_tally = Tally()
+
+    def configure_optimizers(self) -> Optimizer:
+        """One parameter group for each layer group, rate and decay; state carried over from the phase before."""
+        optimizer = make_optimizer(self.network, self.phase, self.optimizer_factory)
+        if self.carried_state is not None:
+            restore_optimizer_state(optimizer, self.carried_state)
+        return optimizer
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch."""
+        return math.ceil(int(self.trainer.num_training_batches) / self.trainer.accumulate_grad_batches)
+
+    @property
+    def stage_epoch(self) -> int:
+        """Epochs of the stage that lie behind, over all phases."""
+        return self.phase.first_epoch + self.current_epoch
+
+    def on_train_epoch_start(self) -> None:
+        """Modes are set here because Lightning puts them back after every validation."""
+        set_train_modes(self.network, self.phase)
+        self._train_tally, self._val_tally = Tally(), Tally()
+
+    def on_train_batch_start(self, batch: LabelledBatch, batch_idx: int) -> None:
+        """Set the learning rates of the coming step from their closed form."""
+        step = self.span.epochs_done * self.steps_per_epoch + self.trainer.global_step
+        factor = self.schedule(step, self.span.epochs * self.steps_per_epoch)
+        set_learning_rates(self.trainer.optimizers[0], factor)
+
+    def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
+        """The objective's total on one batch."""
+        seed = stable_seed(self.seed, self.stage_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(seed)  # dropout and its kind
+        batch = self.view.train(batch, torch.Generator(self.device).manual_seed(seed))
+        outputs = network_outputs(self.network, batch.x, self.from_features)
+        terms = self.objective(outputs, batch.y, self.progress)
+        total = torch.stack(list(terms.values())).sum()
+        means = {"loss": total, "accuracy": accuracy(outputs.logits.detach(), batch.y)}
+        if len(terms) > 1:
+            means |= terms
+        self._train_tally.add(means, len(batch.x))
+        return total
+
+    @property
+    def progress(self) -> float:
+        """Share of the schedule's optimiser steps that lie behind, in [0, 1]."""
+        step = self.span.epochs_done * self.steps_per_epoch + self.trainer.global_step
+        return step / max(1, self.span.epochs * self.steps_per_epoch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start a new tally."""
+        self._val_tally = Tally()
+
+    def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
+        """Loss and accuracy under the evaluation view; never the adaptation terms."""
+        outputs = network_outputs(self.network, self.view.evaluate(batch.x), self.from_features)
+        loss = torch.nn.functional.cross_entropy(outputs.logits, batch.y)
+        self._val_tally.add({"loss": loss, "accuracy": accuracy(outputs.logits, batch.y)}, len(batch.x))
+
+    def on_validation_epoch_end(self) -> None:
+        """Publish the validation metrics to whoever monitors them."""
+        metrics = {f"val/{name}": mean for name, mean in self._val_tally.means().items()}
+        # Every rank validates the whole split, so there is nothing to reduce.
+        self.log_dict(metrics, sync_dist=False)
+
+    @property
+    def epoch_metrics(self) -> dict[str, float]:
+        """Means over the epoch's batches so far: `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`."""
+        tallies = {"train": self._train_tally, "val": self._val_tally}
+        return {f"{split}/{name}": mean for split, tally in tallies.items() for name, mean in tally.means().items()}

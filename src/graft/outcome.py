@@ -1,0 +1,31 @@
+"""What stages came to, in plain types: what the store keeps and the record is made of."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where transfer starts."""
+
+    origin: str  # "scratch", "source", or the weights that the user named
+    key: str | None = None  # content hash of the weights
+    backbone: dict[str, Tensor] = field(default_factory=dict)
+    source_head: dict[str, Tensor] = field(default_factory=dict)
+    source_scores: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage on the target came to."""
+
+    scores: dict[str, dict[str, Any]]  # selection rule -> "test" and "val" -> scores
+    best_epoch: int
+    history: list[dict[str, Any]]  # one row an epoch
+    steps: int
+    seconds: float
+    trainable_parameters: int
+    num_parameters: int

@@ -1,0 +1,297 @@
+"""One run, from top to bottom: pretrain, transfer, compare with baselines, evaluate, record."""
+
+import json
+import logging
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.loggers import Logger
+from safetensors.torch import load_file
+
+from graft.callbacks.board import log_result
+from graft.data.domain import Domain
+from graft.evaluation import evaluate
+from graft.experiment import Experiment, Training
+from graft.keys import stage_key
+from graft.models.heads.linear import LinearHead
+from graft.models.mappings.identity import IdentityMapping
+from graft.models.network import Network
+from graft.models.weights import WeightsFile, load_weights, read_weights, save_weights
+from graft.outcome import Outcome, Start
+from graft.records.files import atomic_write_json
+from graft.records.record import RECORD, end_record, load_record, start_record, write_record
+from graft.records.store import Store
+from graft.seeds import stable_seed
+from graft.stage import Fitted, Stage, device_for, fit_stage
+from graft.summary import describe_run
+
+log = logging.getLogger(__name__)
+
+
+def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Run `experiment` in `folder`, or go on with what an interrupted run left there, and return the record.
+
+    Raises:
+        UserError: something the user gave cannot be used.
+    """
+    started = time.monotonic()
+    store = Store(experiment.store)
+    weights = load_domains(experiment)
+    record = open_record(experiment, folder)
+    start = pretrain(experiment, weights, store, folder)
+    network, outcome = transfer(experiment, start, store, folder)
+    source_after = source_after_transfer(experiment, start, network)
+    baselines = {name: baseline(experiment, name, store, folder) for name in experiment.baselines}
+    device = device_for(experiment.transfer)
+    record |= describe_run(experiment, start, outcome, source_after, baselines, describe_device(device))
+    record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
+    show_in_logger(experiment, folder, record)
+    record = end_record(record, "done")
+    write_record(folder, record)
+    return record
+
+
+def open_record(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Say in the folder that the run has begun; an interrupted run keeps its beginning."""
+    if (folder / RECORD).exists():
+        return load_record(folder)
+    record = start_record(experiment.name, experiment.seed, experiment.config)
+    write_record(folder, record)
+    return record
+
+
+def load_domains(experiment: Experiment) -> WeightsFile | None:
+    """Read the weights where they come from a file, and both domains the way the backbone wants them.
+
+    All that can be wrong with the user's files shows here, before anything is trained.
+    """
+    backbone = experiment.backbone()
+    preprocessing = backbone.preprocessing
+    weights = None
+    if experiment.weights != "source":
+        weights = read_weights(experiment.weights, backbone)
+        load_weights(backbone, weights.state, experiment.reinitialise)
+        if weights.preprocessing is not None:
+            preprocessing = weights.preprocessing
+    experiment.target.load(preprocessing)
+    if experiment.source is not None:
+        experiment.source.load(preprocessing)
+    return weights
+
+
+def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, folder: Path) -> Start:
+    """The weights that transfer starts from: none, a file's, or those of the source stage (trained once for all)."""
+    if experiment.transfer.strategy.initialize == "scratch":
+        return Start("scratch")
+    source, training = experiment.source, experiment.pretrain
+    if source is None:
+        assert weights is not None
+        network = new_network(experiment, experiment.target.num_classes, experiment.seed)
+        load_weights(network.backbone, weights.state, experiment.reinitialise)
+        return Start(weights.origin, weights.sha256, network.backbone.state_dict())
+    key = stage_key(experiment, training, experiment.config["pretrain"], source, weights.sha256 if weights else None)
+
+    def fill(entry: Path) -> None:
+        network = source_network(experiment, training.seed)
+        if weights is not None:
+            load_weights(network.backbone, weights.state, experiment.reinitialise)
+        with stage_logger(experiment, folder, "pretrain") as logger:
+            stage = Stage("pretrain", key, training, source, None, training.seed, folder / "pretrain", logger)
+            fitted = fit_stage(stage, network)
+        test = evaluate(network, source, "test", device_for(training))
+        save_weights(network.backbone, entry / "backbone.safetensors", {})
+        save_weights(network.head, entry / "head.safetensors", {})
+        outcome = {"scores": test, "seconds": fitted.seconds, "history": fitted.history}
+        atomic_write_json(entry / "outcome.json", outcome)
+
+    known = store.entry("backbone", key) is not None
+    entry = store.get_or_make("backbone", key, fill)
+    shutil.rmtree(folder / "pretrain", ignore_errors=True)
+    outcome = json.loads((entry / "outcome.json").read_text())
+    say("pretrain", source, outcome["scores"]["accuracy"], outcome["seconds"], known)
+    backbone, head = (load_file(entry / name) for name in ("backbone.safetensors", "head.safetensors"))
+    return Start("source", key, backbone, head, outcome["scores"], outcome["seconds"])
+
+
+def transfer(experiment: Experiment, start: Start, store: Store, folder: Path) -> tuple[Network, Outcome]:
+    """The target stage: a new head (and mapping) on the starting weights, under the strategy."""
+    network, key, outcome = fit_target(experiment, experiment.transfer, start, "transfer", folder)
+    save_weights(network.backbone, folder / "weights" / "backbone.safetensors", preprocessing_of(experiment.target))
+    save_weights(network, folder / "weights" / "network.safetensors", preprocessing_of(experiment.target))
+    if start.origin == "scratch":
+        store.get_or_make("baseline", key, lambda entry: atomic_write_json(entry / "outcome.json", asdict(outcome)))
+    return network, outcome
+
+
+def baseline(experiment: Experiment, name: str, store: Store, folder: Path) -> Outcome:
+    """The same target, labels, budget and head under another strategy from scratch; trained once for all runs."""
+    training = replace(experiment.transfer, strategy=experiment.baselines[name])
+    key = stage_key(experiment, training, target_settings(experiment), experiment.target, None)
+
+    def fill(entry: Path) -> None:
+        _, _, outcome = fit_target(experiment, training, Start("scratch"), name, folder)
+        atomic_write_json(entry / "outcome.json", asdict(outcome))
+
+    known = store.entry("baseline", key) is not None
+    entry = store.get_or_make("baseline", key, fill)
+    shutil.rmtree(folder / name, ignore_errors=True)
+    outcome = Outcome(**json.loads((entry / "outcome.json").read_text()))
+    if known:
+        say(name, experiment.target, selected(outcome, experiment)["accuracy"], outcome.seconds, known)
+    return outcome
+
+
+def fit_target(
+    experiment: Experiment, training: Training, start: Start, name: str, folder: Path
+) -> tuple[Network, str, Outcome]:
+    """Train a network on the target and score it under both selection rules; returns the selected network."""
+    target = experiment.target
+    network = new_network(experiment, target.num_classes, training.seed)
+    if start.backbone:
+        network.backbone.load_state_dict(start.backbone)
+    key = stage_key(experiment, training, target_settings(experiment), target, start.key)
+    with stage_logger(experiment, folder, name) as logger:
+        stage = Stage(name, key, training, target, experiment.source, training.seed, folder / name, logger)
+        fitted = fit_stage(stage, network)
+    outcome = score(fitted, network, target, device_for(training))
+    network.load_state_dict(fitted.best if experiment.selection == "best_val" else fitted.last)
+    say(name, target, selected(outcome, experiment)["accuracy"], outcome.seconds)
+    return network, key, outcome
+
+
+def score(fitted: Fitted, network: Network, target: Domain, device: torch.device) -> Outcome:
+    """Scores on the target's test and val splits of the weights that each selection rule picks."""
+    splits = [split for split in ("test", "val") if target.sizes[split]]
+    scores: dict[str, dict[str, Any]] = {}
+    for rule, state in (("last", fitted.last), ("best_val", fitted.best)):
+        if rule == "best_val" and fitted.best is fitted.last:
+            scores[rule] = scores["last"]
+            continue
+        network.load_state_dict(state)
+        scores[rule] = {split: evaluate(network, target, split, device) for split in splits}
+    return Outcome(
+        scores=scores,
+        best_epoch=fitted.best_epoch,
+        history=fitted.history,
+        steps=fitted.steps,
+        seconds=fitted.seconds,
+        trainable_parameters=fitted.trainable_parameters,
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )
+
+
+def source_after_transfer(experiment: Experiment, start: Start, network: Network) -> dict[str, Any]:
+    """What the adapted backbone still gets right on the source, under the source's own head; empty without one."""
+    if not start.source_head or experiment.source is None:
+        return {}
+    before = source_network(experiment, experiment.pretrain.seed)
+    before.backbone.load_state_dict(network.backbone.state_dict())
+    before.head.load_state_dict(start.source_head)
+    return evaluate(before, experiment.source, "test", device_for(experiment.pretrain))
+
+
+def new_network(experiment: Experiment, num_classes: int, seed: int) -> Network:
+    """Backbone, mapping and head with the weights that `seed` gives each of them, whatever the others are."""
+    with drawn_from(stable_seed(seed, "backbone")):
+        backbone = experiment.backbone()
+    with drawn_from(stable_seed(seed, "mapping")):
+        mapping = experiment.mapping(backbone.num_features)
+    with drawn_from(stable_seed(seed, "head")):
+        head = experiment.head(mapping.num_outputs, num_classes)
+    return Network(backbone, mapping, head)
+
+
+def source_network(experiment: Experiment, seed: int) -> Network:
+    """The network of the source stage: the same backbone under a linear head for the source's classes."""
+    assert experiment.source is not None
+    with drawn_from(stable_seed(seed, "backbone")):
+        backbone = experiment.backbone()
+    with drawn_from(stable_seed(seed, "head")):
+        head = LinearHead(backbone.num_features, experiment.source.num_classes)
+    return Network(backbone, IdentityMapping(backbone.num_features), head)
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Random initial weights drawn from `seed`, the global generator left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def stage_logger(experiment: Experiment, folder: Path, name: str) -> Iterator[Logger | None]:
+    """The stage's own logger, so that stages lie over each other under the same tags."""
+    logger = experiment.logger(folder / "tensorboard" / name) if experiment.logger else None
+    yield logger
+    if logger is not None:
+        logger.finalize("success")
+
+
+def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any]) -> None:
+    """The run's settings with its real final metrics, and its confusion matrix, in the transfer stage's log."""
+    if experiment.logger is None:
+        return
+    settings = {name: record[name] for name in ("source", "target", "backbone", "strategy", "objective", "seed")}
+    settings |= {"labels_per_class": experiment.config["target"].get("labels_per_class") or "all"}
+    settings |= {"lr": experiment.config["optimizer"]["lr"], "max_epochs": experiment.transfer.max_epochs}
+    metrics = {name: value for name, value in record["metrics"].items() if value is not None}
+    metrics |= {
+        f"baseline/{name}": value["metrics"]["target/test/accuracy"] for name, value in record["baselines"].items()
+    }
+    if record["transfer"]:
+        metrics["gain"] = record["transfer"]["gain"]
+    classes = record["classes"]
+    log_result(
+        experiment.logger(folder / "tensorboard" / "transfer"),
+        settings,
+        metrics,
+        classes["confusion"],
+        tuple(classes["names"]),
+    )
+
+
+def describe_device(device: torch.device) -> str:
+    """The device by name, with what decides rounding on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory in bytes: of the device where it has its own, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def target_settings(experiment: Experiment) -> dict[str, Any]:
+    """The plain settings that shape the target stage beside its strategy."""
+    return {name: experiment.config[name] for name in ("objective", "optimizer", "scheduler", "head", "mapping")}
+
+
+def preprocessing_of(domain: Domain) -> dict[str, str]:
+    """The preprocessing as metadata of a weights file."""
+    assert domain.preprocessing is not None
+    return {"preprocessing": json.dumps(domain.preprocessing.as_dict())}
+
+
+def selected(outcome: Outcome, experiment: Experiment) -> dict[str, Any]:
+    """Scores on the target's test split under the run's selection rule."""
+    scores: dict[str, Any] = outcome.scores[experiment.selection]["test"]
+    return scores
+
+
+def say(stage: str, domain: Domain, accuracy: float, seconds: float, from_store: bool = False) -> None:
+    """One line for a finished stage."""
+    time_spent = "from the store" if from_store else f"{seconds:.1f} s"
+    log.info("%-10s %-16s test accuracy %.4f   %s", stage, domain.name, accuracy, time_spent)

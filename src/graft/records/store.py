@@ -1,0 +1,98 @@
+"""The store: pretrained backbones and finished baselines, found by content hash."""
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+from graft.errors import UserError
+from graft.records.files import atomic_write_json, file_lock, read_json, sync_folder, temporary_beside
+from graft.records.hashing import file_sha256
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+
+
+class Store:
+    """Entries are folders `<root>/<kind>/<key[:2]>/<key>`; one appears under its name only when it is whole.
+
+    A manifest in the entry holds the SHA-256 of each of its files; an entry that does not match is moved to
+    `<root>/damaged` and made again.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def entry(self, kind: str, key: str) -> Path | None:
+        """The entry's folder, None where there is none that is whole."""
+        folder = self._folder(kind, key)
+        if not folder.is_dir():
+            return None
+        damage = find_damage(folder)
+        if damage is None:
+            return folder
+        aside = self._set_aside(folder)
+        log.warning("store: %s/%s is damaged (%s); moved to %s and made again", kind, key[:12], damage, aside)
+        return None
+
+    def get_or_make(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
+        """The entry's folder; where there is none, `fill` writes one into an empty folder.
+
+        Several processes that ask at once do the work once: the others wait, and take over if the first one dies.
+        """
+        with file_lock(self.root / "locks" / f"{kind}-{key}.lock"):
+            return self.entry(kind, key) or self._make(kind, key, fill)
+
+    def _make(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
+        folder = self._folder(kind, key)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = temporary_beside(folder)
+        partial.mkdir()
+        try:
+            fill(partial)
+            seal(partial)
+            os.replace(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync_folder(folder.parent)
+        return folder
+
+    def _folder(self, kind: str, key: str) -> Path:
+        assert re.fullmatch(r"[0-9a-f]{8,}", key), key
+        return self.root / kind / key[:2] / key
+
+    def _set_aside(self, folder: Path) -> Path:
+        aside = self.root / "damaged"
+        aside.mkdir(parents=True, exist_ok=True)
+        destination = aside / f"{folder.name[:12]}-{uuid4().hex[:8]}"
+        os.replace(folder, destination)
+        return destination
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a filled entry, and bring every file to disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    manifest = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+    atomic_write_json(folder / MANIFEST, manifest)
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with an entry, None if nothing is."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except UserError:
+        return f"no readable {MANIFEST}"
+    for name, digest in manifest.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if file_sha256(folder / name) != digest:
+            return f"{name} has changed"
+    return None

@@ -1,0 +1,280 @@
+"""One stage: a network trained on a domain, phase by phase, able to go on where it was cut off."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from graft.callbacks.board import StageLogger
+from graft.callbacks.checkpoints import (
+    BEST,
+    LAST,
+    AtomicCheckpointIO,
+    StageCheckpoint,
+    best_epoch,
+    read_checkpoint,
+    read_last_checkpoint,
+)
+from graft.callbacks.progress import StageProgress
+from graft.data.domain import Domain
+from graft.experiment import Training
+from graft.features import FeatureDomain, extract
+from graft.models.network import Network
+from graft.module import GraftModule, Span
+from graft.seeds import stable_seed
+from graft.strategies.engine import apply_phase
+from graft.strategies.phases import ResolvedPhase, replan
+
+MONITOR = "val/accuracy"
+
+# What Lightning says at the start of every fit and is meant to be so here, with the reason.
+EXPECTED_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own, on recent versions of torch
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen parts are
+    r"The '.*_dataloader' does not have many workers",  # data in memory is fastest without
+    r"The number of training batches .* is smaller than the logging interval",
+    r"You're resuming from a checkpoint that ended before the epoch ended",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is trained on what, and where its traces go."""
+
+    name: str
+    key: str  # content hash of everything that decides the resulting weights
+    training: Training
+    domain: Domain
+    source: Domain | None  # for mappings that are solved from both domains
+    seed: int
+    folder: Path
+    logger: Logger | None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a stage arrived at."""
+
+    last: dict[str, Tensor]  # the network's state after the last epoch
+    best: dict[str, Tensor]  # ... after the epoch with the best validation accuracy
+    history: list[dict[str, Any]]  # one row an epoch
+    trainable_parameters: int  # the most that any phase trained
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch `best` is from; 0 where nothing was stepped."""
+        return best_epoch(self.history, MONITOR) if self.history else 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in epochs, validation included."""
+        return float(self.history[-1]["seconds"]) if self.history else 0.0
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps taken."""
+        return int(self.history[-1]["step"]) if self.history else 0
+
+
+@dataclass
+class Position:
+    """How far a stage has come."""
+
+    phase_index: int = 0
+    history: list[dict[str, Any]] | None = None
+    optimizer: dict[str, Any] | None = None
+    checkpoint: Path | None = None  # to go on from in the middle of the phase
+
+
+def fit_stage(stage: Stage, network: Network) -> Fitted:
+    """Train `network` in place, from the start or from the stage's last checkpoint."""
+    training = stage.training
+    phases = training.strategy.resolve(network, training.max_epochs)
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    position = find_position(stage, network)
+    history = position.history or []
+    for index in range(position.phase_index, len(phases)):
+        phases = replan(phases, index, num_epochs_before(history, index))
+        apply_phase(network, phases[index])
+        if position.checkpoint is None:
+            solve_closed_form(stage, network)
+        if phases[index].trained_names and phases[index].max_epochs > 0:
+            history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
+        position.checkpoint = None
+    last = snapshot(network)
+    best = best_state(stage, history) or last
+    if closed_form_parts(network) and any(trains_backbone(phase) for phase in phases):
+        last, best = (resolve_state(stage, network, state) for state in (last, best))
+    network.load_state_dict(last)
+    return Fitted(last, best, history, max((num_trained(network, phase) for phase in phases), default=0))
+
+
+def find_position(stage: Stage, network: Network) -> Position:
+    """Where the stage was left; loads the network's state of that moment. Checkpoints of another key are not used."""
+    found = read_last_checkpoint(stage.folder)
+    if found is None or found[1]["stage"]["key"] != stage.key:
+        return Position()
+    path, checkpoint = found
+    network.load_state_dict(network_state(checkpoint))
+    left = checkpoint["stage"]
+    if left["phase_over"]:
+        return Position(left["phase_index"] + 1, left["history"], left["optimizer"])
+    return Position(left["phase_index"], left["history"], None, path)
+
+
+def fit_phase(
+    stage: Stage,
+    network: Network,
+    phases: tuple[ResolvedPhase, ...],
+    index: int,
+    history: list[dict[str, Any]],
+    position: Position,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Fit one phase and return the history so far and the optimiser's state by parameter name."""
+    training, phase = stage.training, phases[index]
+    steps_before = history[phase.first_epoch - 1]["step"] if phase.first_epoch else 0
+    trainer = make_trainer(stage, phase, history, steps_before)
+    data = phase_data(stage, network, phase, trainer)
+    data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
+    module = GraftModule(
+        network,
+        training.objective,
+        phase,
+        training.optimizer,
+        training.schedule,
+        data.view,
+        schedule_span(phases, index, history),
+        stable_seed(stage.seed, "steps"),
+    )
+    module.from_features = isinstance(data, FeatureDomain)
+    module.carried_state = None if phase.restart else position.optimizer
+    with warnings.catch_warnings():
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
+    # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
+    checkpoint = read_checkpoint(stage.folder / LAST)
+    network.load_state_dict(network_state(checkpoint))
+    return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
+
+
+def num_epochs_before(history: list[dict[str, Any]], index: int) -> int:
+    """Epochs that the phases before the phase `index` took."""
+    return sum(row["phase_index"] < index for row in history)
+
+
+def schedule_span(phases: tuple[ResolvedPhase, ...], index: int, history: list[dict[str, Any]]) -> Span:
+    """The epochs from the last restart at or before the phase to the next restart, or to the end of the stage."""
+    anchor = max((phase.index for phase in phases[: index + 1] if phase.restart), default=0)
+    start = num_epochs_before(history, anchor)
+    stage_end = phases[-1].first_epoch + phases[-1].max_epochs
+    end = next((phase.first_epoch for phase in phases[index + 1 :] if phase.restart), stage_end)
+    return Span(epochs=end - start, epochs_done=phases[index].first_epoch - start)
+
+
+def make_trainer(stage: Stage, phase: ResolvedPhase, history: list[dict[str, Any]], steps_before: int) -> Trainer:
+    """The user's trainer with this phase's epochs and our callbacks."""
+    callbacks: list[Callback] = [*stage.training.callbacks()]
+    if phase.plateau is not None:
+        plateau = phase.plateau
+        callbacks.append(
+            EarlyStopping(
+                plateau.monitor,
+                patience=plateau.patience,
+                min_delta=plateau.min_delta,
+                mode=plateau.mode,
+                check_on_train_epoch_end=True,
+            )
+        )
+    callbacks.append(StageLogger(steps_before))
+    callbacks.append(StageProgress(stage.name, stage.training.max_epochs))
+    callbacks.append(StageCheckpoint(stage.folder, stage.key, phase.index, history, MONITOR))
+    return stage.training.trainer(
+        max_epochs=phase.max_epochs,
+        callbacks=callbacks,
+        logger=stage.logger or False,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=stage.folder,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def device_for(training: Training) -> torch.device:
+    """The device that the trainer's main process uses."""
+    trainer = training.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    return torch.device(trainer.strategy.root_device)
+
+
+def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, trainer: Trainer) -> Domain | FeatureDomain:
+    """The domain itself, or its features where the whole backbone is frozen and the views are fixed."""
+    fixed_views = not phase.augment or stage.domain.augmentation is None
+    if fixed_views and not trains_backbone(phase):
+        return FeatureDomain(stage.domain, network.backbone, torch.device(trainer.strategy.root_device))
+    return stage.domain
+
+
+def trains_backbone(phase: ResolvedPhase) -> bool:
+    """Whether the phase trains any parameter of the backbone."""
+    return any(name.startswith("backbone.") for name in phase.trained_names)
+
+
+def num_trained(network: Network, phase: ResolvedPhase) -> int:
+    """How many scalars the phase trains."""
+    return sum(p.numel() for name, _, p in network.named_group_parameters() if name in phase.trained_names)
+
+
+def snapshot(network: Network) -> dict[str, Tensor]:
+    """A copy of the network's state on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+
+
+def network_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The network's part of a checkpoint."""
+    prefix = "network."
+    return {name[len(prefix) :]: t for name, t in checkpoint["state_dict"].items() if name.startswith(prefix)}
+
+
+def best_state(stage: Stage, history: list[dict[str, Any]]) -> dict[str, Tensor] | None:
+    """The network's state after its best epoch, None where no epoch ran or the last one was the best."""
+    if not history or best_epoch(history, MONITOR) == history[-1]["epoch"]:
+        return None
+    return network_state(read_checkpoint(stage.folder / BEST))
+
+
+def closed_form_parts(network: Network) -> bool:
+    """Whether the mapping or the head is solved rather than stepped."""
+    return bool(network.solved_names())
+
+
+def solve_closed_form(stage: Stage, network: Network) -> None:
+    """Solve the mapping from both domains' features, then the head from the target's mapped features."""
+    if not closed_form_parts(network):
+        return
+    device = device_for(stage.training)
+    features = extract(network.backbone, stage.domain.loader("train"), stage.domain.view, device)
+    network.cpu()
+    if solve := getattr(network.mapping, "solve", None):
+        assert stage.source is not None
+        source = extract(network.backbone, stage.source.loader("train"), stage.source.view, device)
+        network.cpu()
+        solve(source.x, features.x)
+    if solve := getattr(network.head, "solve", None):
+        with torch.no_grad():
+            solve(network.mapping(features.x), features.y)
+
+
+def resolve_state(stage: Stage, network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with its closed-form parts solved anew for its own backbone."""
+    network.load_state_dict(state)
+    solve_closed_form(stage, network)
+    return snapshot(network)

@@ -1,0 +1,144 @@
+"""From what a run computed to what its record says."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from graft.experiment import Experiment
+from graft.outcome import Outcome, Start
+from graft.records.hashing import code_fingerprint, content_hash
+
+SCORES = ("accuracy", "loss", "calibration_error")
+
+
+def describe_run(
+    experiment: Experiment,
+    start: Start,
+    outcome: Outcome,
+    source_after: dict[str, Any],
+    baselines: Mapping[str, Outcome],
+    device: str,
+) -> dict[str, Any]:
+    """The part of the record that is known when all is done."""
+    config = experiment.config
+    rule = experiment.selection
+    source_scores = {"test": start.source_scores} if start.source_scores else {}
+    metrics = flat_scores(outcome.scores[rule], "target") | flat_scores(source_scores, "source")
+    if source_after:
+        metrics["source/test/accuracy_after_transfer"] = source_after["accuracy"]
+    return {
+        "source": experiment.source.name if experiment.source else None,
+        "target": experiment.target.name,
+        "backbone": config["backbone"].get("name", config["backbone"]["_target_"].rpartition(".")[2]),
+        "strategy": experiment.transfer.strategy.name,
+        "objective": config["objective"]["_target_"].rpartition(".")[2],
+        "weights": start.origin,
+        "metrics": metrics,
+        "selection": {name: flat_scores(scores, "target") for name, scores in outcome.scores.items()}
+        | {"rule": rule, "best_epoch": outcome.best_epoch},
+        "baselines": {name: describe_baseline(baseline, rule) for name, baseline in baselines.items()},
+        "transfer": describe_transfer(outcome, baselines, rule),
+        "cost": describe_cost(start, outcome, baselines),
+        "fingerprints": fingerprints(experiment, start, device),
+        "classes": describe_classes(experiment, outcome.scores[rule]["test"]),
+        "history": outcome.history,
+    }
+
+
+def flat_scores(scores: Mapping[str, Mapping[str, Any]], domain: str) -> dict[str, float]:
+    """`{"test": {"accuracy": ...}}` as `{"target/test/accuracy": ...}`, scalars only."""
+    return {f"{domain}/{split}/{name}": values[name] for split, values in scores.items() for name in SCORES}
+
+
+def describe_baseline(outcome: Outcome, rule: str) -> dict[str, Any]:
+    """A baseline's metrics, cost and learning curve."""
+    return {
+        "metrics": flat_scores(outcome.scores[rule], "target"),
+        "seconds": outcome.seconds,
+        "steps": outcome.steps,
+        "trainable_parameters": outcome.trainable_parameters,
+        "history": outcome.history,
+    }
+
+
+def describe_transfer(outcome: Outcome, baselines: Mapping[str, Outcome], rule: str) -> dict[str, Any]:
+    """The gain over scratch, or over the first baseline where scratch is not among them; empty without baselines."""
+    if not baselines:
+        return {}
+    name = "scratch" if "scratch" in baselines else next(iter(baselines))
+    baseline = baselines[name]
+    accuracies = (outcome.scores[rule]["test"]["accuracy"], baseline.scores[rule]["test"]["accuracy"])
+    return {"baseline": name} | transfer_gain(accuracies[0], outcome.history, accuracies[1], baseline.history)
+
+
+def transfer_gain(
+    accuracy: float, history: list[dict[str, Any]], baseline_accuracy: float, baseline_history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What transfer gained over a baseline on the same labels and budget.
+
+    Args:
+        accuracy: on the target's test split, in [0, 1], under the run's selection rule.
+        history: one row an epoch, with `step`, `seconds` and, where there is a val split, `val/accuracy`.
+        baseline_accuracy: the baseline's, likewise.
+        baseline_history: the baseline's.
+
+    Returns:
+        `gain` (difference of the accuracies), `negative` (whether transfer hurt), and the epoch, step and seconds at
+        which the validation accuracy first reached the baseline's best; None where it never did or was not measured.
+    """
+    passed = first_to_reach(history, best_value(baseline_history, "val/accuracy"))
+    return {
+        "gain": accuracy - baseline_accuracy,
+        "negative": accuracy < baseline_accuracy,
+        "epochs_to_pass_baseline": passed["epoch"] if passed else None,
+        "steps_to_pass_baseline": passed["step"] if passed else None,
+        "seconds_to_pass_baseline": passed["seconds"] if passed else None,
+        "baseline_steps": baseline_history[-1]["step"] if baseline_history else 0,
+        "baseline_seconds": baseline_history[-1]["seconds"] if baseline_history else 0.0,
+    }
+
+
+def best_value(history: list[dict[str, Any]], metric: str) -> float | None:
+    """The highest value of `metric`, None where it was never measured."""
+    return max((row[metric] for row in history if metric in row), default=None)
+
+
+def first_to_reach(history: list[dict[str, Any]], value: float | None) -> dict[str, Any] | None:
+    """The first row whose validation accuracy is at least `value`."""
+    if value is None:
+        return None
+    return next((row for row in history if row.get("val/accuracy", -1.0) >= value), None)
+
+
+def describe_cost(start: Start, outcome: Outcome, baselines: Mapping[str, Outcome]) -> dict[str, Any]:
+    """Seconds by stage (as they were when the stage was trained, also where the store had it), steps, parameters."""
+    return {
+        "pretrain_seconds": start.seconds,
+        "fit_seconds": outcome.seconds,
+        "baseline_seconds": sum(baseline.seconds for baseline in baselines.values()),
+        "steps": outcome.steps,
+        "epochs": len(outcome.history),
+        "trainable_parameters": outcome.trainable_parameters,
+        "num_parameters": outcome.num_parameters,
+    }
+
+
+def fingerprints(experiment: Experiment, start: Start, device: str) -> dict[str, Any]:
+    """What two records must share before their figures may be averaged."""
+    assert experiment.target.preprocessing is not None
+    return {
+        "target_data": experiment.target.fingerprint,
+        "source_data": experiment.source.fingerprint if start.origin == "source" and experiment.source else None,
+        "preprocessing": content_hash(experiment.target.preprocessing.as_dict()),
+        "weights": start.key,
+        "code": code_fingerprint(),
+        "device": device,
+    }
+
+
+def describe_classes(experiment: Experiment, test: Mapping[str, Any]) -> dict[str, Any]:
+    """Per class: name, accuracy, and the confusion matrix with labels as rows."""
+    return {
+        "names": list(experiment.target.class_names),
+        "accuracy": test["accuracy_by_class"],
+        "confusion": test["confusion"],
+    }

@@ -1,0 +1,92 @@
+"""Small real parts for tests: a domain on disk, networks, trainings."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from pytorch_lightning import Callback, Trainer
+
+from graft.data.domain import Domain
+from graft.data.readers.arrays import Arrays
+from graft.experiment import Training
+from graft.models.backbones.cnn import Cnn
+from graft.models.backbones.resnet_cifar import ResNetCifar
+from graft.models.heads.linear import LinearHead
+from graft.models.mappings.identity import IdentityMapping
+from graft.models.network import Network
+from graft.objectives.supervised import CrossEntropy
+from graft.stage import Stage
+from graft.strategies.phases import Strategy
+from graft.strategies.schedules import Cosine, Schedule
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def write_arrays(path: Path, num_per_class: int = 20, num_classes: int = 3, size: int = 32, seed: int = 0) -> Path:
+    """Noise around one colour pattern a class: learnable, not trivial."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.integers(60, 196, (num_classes, size, size, 3))
+
+    def split(count: int) -> tuple[np.ndarray, np.ndarray]:
+        y = np.repeat(np.arange(num_classes), count)
+        x = patterns[y] + rng.normal(0, 60, (len(y), size, size, 3))
+        return x.clip(0, 255).astype(np.uint8), y
+
+    (x_train, y_train), (x_test, y_test) = split(num_per_class), split(10)
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return path
+
+
+def tiny_domain(folder: Path, **settings: Any) -> Domain:
+    """Three classes of 32 x 32 colour images, loaded for `cnn` and `resnet20`."""
+    path = folder / "tiny.npz"
+    if not path.exists():
+        write_arrays(path)
+    domain = Domain(name="tiny", reader=Arrays(path=str(path)), **{"batch_size": 16, "val_fraction": 0.2} | settings)
+    domain.load(Cnn().preprocessing)
+    return domain
+
+
+def strategy(name: str) -> Strategy:
+    """A strategy of conf/strategy."""
+    settings = yaml.safe_load((CONF / "strategy" / f"{name}.yaml").read_text())
+    settings.pop("_target_")
+    return Strategy(**settings)
+
+
+def network(backbone: str = "cnn", num_classes: int = 3, seed: int = 0) -> Network:
+    """A freshly initialised small network: `cnn` has no norm layers, `resnet20` has."""
+    torch.manual_seed(seed)
+    body = Cnn() if backbone == "cnn" else ResNetCifar(depth=20)
+    return Network(body, IdentityMapping(body.num_features), LinearHead(body.num_features, num_classes))
+
+
+def training(
+    strategy_name: str = "fine_tune",
+    max_epochs: int = 3,
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    schedule: Schedule | None = None,
+    callbacks: tuple[Callback, ...] = (),
+    **trainer: Any,
+) -> Training:
+    """A training on one CPU process."""
+    settings = {"accelerator": "cpu", "devices": 1} | trainer
+    return Training(
+        strategy=strategy(strategy_name),
+        objective=CrossEntropy(),
+        optimizer=optimizer or partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
+        schedule=schedule or Cosine(),
+        trainer=partial(Trainer, **settings),
+        max_epochs=max_epochs,
+        seed=0,
+        callbacks=lambda: list(callbacks),
+    )
+
+
+def stage(folder: Path, domain: Domain, how: Training, key: str = "0" * 64) -> Stage:
+    """A stage in `folder` that logs nowhere."""
+    return Stage("transfer", key, how, domain, None, 0, folder, None)

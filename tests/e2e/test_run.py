@@ -1,0 +1,110 @@
+"""One command, start to end: what is printed, what is left behind, what a second run finds in the store."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL, Graft, environment
+from safetensors.torch import load_file
+
+
+def newest_record(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "outputs" / "latest" / "record.json").read_text())
+    return record
+
+
+def test_the_default_run_leaves_a_whole_record(graft: Graft, tmp_path: Path) -> None:
+    done = graft(*SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    record = newest_record(tmp_path)
+    expected = (
+        "schema id status experiment seed config source target backbone strategy objective metrics selection baselines "
+        "transfer cost fingerprints environment history"
+    )
+    assert set(expected.split()) <= record.keys()
+    assert record["status"] == "done"
+    for key in ("target/test/accuracy", "target/val/accuracy", "source/test/accuracy"):
+        assert 0.0 <= record["metrics"][key] <= 1.0
+    scratch = record["baselines"]["scratch"]["metrics"]["target/test/accuracy"]
+    assert record["transfer"]["gain"] == pytest.approx(record["metrics"]["target/test/accuracy"] - scratch)
+    assert {"pretrain_seconds", "fit_seconds", "trainable_parameters"} <= record["cost"].keys()
+    assert "gain" in done.stdout
+    assert (tmp_path / "outputs" / "latest").resolve().parent.parent == (tmp_path / "outputs").resolve()
+
+
+def test_a_second_run_takes_pretraining_and_baseline_from_the_store(graft: Graft, tmp_path: Path) -> None:
+    assert graft(*SMALL).returncode == 0
+    first = newest_record(tmp_path)
+    again = graft(*SMALL, "strategy=linear_probe")
+    assert again.returncode == 0, again.stderr
+    second = newest_record(tmp_path)
+    assert second["id"] != first["id"]
+    assert second["fingerprints"]["weights"] == first["fingerprints"]["weights"]
+    assert second["baselines"] == first["baselines"]
+    stored = list((tmp_path / "outputs" / "store" / "backbone").glob("*/*/manifest.json"))
+    assert len(stored) == 1
+
+
+def test_a_sweep_shares_pretraining_and_leaves_a_table(graft: Graft, tmp_path: Path) -> None:
+    done = graft(*SMALL, "-m", "strategy=scratch,fine_tune", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    [sweep] = {path.parent.parent for path in (tmp_path / "outputs").glob("*/*/*/record.json")}
+    assert len(list(sweep.glob("*/record.json"))) == 4
+    rows = (sweep / "results.csv").read_text().splitlines()
+    assert len(rows) == 5
+    assert "±" in done.stdout
+    stored = list((tmp_path / "outputs" / "store" / "backbone").glob("*/*/manifest.json"))
+    assert len(stored) == 2
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "weights" / "network.safetensors")
+
+
+def kill_when(ready: Path, arguments: tuple[str, ...], folder: Path) -> None:
+    """Start a run in `folder` and SIGKILL it as soon as a path matching `ready` exists there."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "graft", *arguments],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while not list(folder.glob(str(ready))):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["again", "resume"])
+@pytest.mark.parametrize("phase", ["first", "later"])
+def test_killed_and_resumed_is_bit_equal(graft: Graft, tmp_path: Path, how: str, phase: str) -> None:
+    arguments = (*SMALL[:3], "trainer.max_epochs=24", "strategy=gradual_unfreeze", "baselines=[]")
+    undisturbed, killed = tmp_path / "a", tmp_path / "b"
+    undisturbed.mkdir(), killed.mkdir()
+    assert graft(*arguments, cwd=undisturbed).returncode == 0
+    # previous.ckpt appears with the second epoch, best.ckpt may appear with any.
+    ready = Path("outputs/*/*/transfer/last.ckpt" if phase == "first" else "outputs/*/*/transfer/previous.ckpt")
+    kill_when(ready, arguments, killed)
+    [run] = [path.parent for path in killed.glob("outputs/*/*/record.json")]
+    assert json.loads((run / "record.json").read_text())["status"] == "running"
+    done = graft(*arguments, cwd=killed) if how == "again" else graft("resume", str(run), cwd=killed)
+    assert done.returncode == 0, done.stderr
+    assert [path.parent for path in killed.glob("outputs/*/*/record.json")] == [run]
+    expected = final_weights(undisturbed / "outputs" / "latest")
+    resumed = final_weights(run)
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    a, b = newest_record(undisturbed), newest_record(killed)
+    assert a["metrics"] == b["metrics"]

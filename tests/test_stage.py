@@ -1,0 +1,224 @@
+"""Stages: what is frozen stays, what is thawed trains, and an interrupted stage ends as if nothing had happened."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from builders import network, stage, tiny_domain, training
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from graft.callbacks.checkpoints import LAST, PREVIOUS, read_checkpoint, read_last_checkpoint
+from graft.data.domain import Domain
+from graft.errors import UserError
+from graft.models.network import Network
+from graft.stage import Fitted, fit_stage
+from graft.strategies.schedules import Constant, Cosine, OneCycle, Schedule, Step
+
+MULTI_PHASE = ("lp_ft", "gradual_unfreeze", "plateau_unfreeze")
+
+
+@pytest.fixture
+def domain(tmp_path: Path) -> Domain:
+    return tiny_domain(tmp_path)
+
+
+class Interrupt(Callback):
+    """Stops the process's work at the start of one epoch of the stage, in the middle of its first batch's way."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
+        if pl_module.stage_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+class Watch(Callback):
+    """Notes at each step which parameters got a gradient, and which modules trained."""
+
+    def __init__(self) -> None:
+        self.received: dict[str, set[str]] = {}
+        self.in_optimizer: dict[str, set[str]] = {}
+        self.rates: list[dict[str, float]] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: object) -> None:
+        names = {name for name, _, p in pl_module.network.named_group_parameters() if p.grad is not None}
+        self.received.setdefault(pl_module.phase.name, set()).update(names)
+        groups = trainer.optimizers[0].param_groups
+        self.in_optimizer[pl_module.phase.name] = {name for group in groups for name in group["param_names"]}
+        self.rates.append({group["name"]: group["lr"] for group in groups})
+
+
+def run(folder: Path, domain: Domain, how: str, epochs: int, *callbacks: Callback, **settings: object) -> Fitted:
+    net: Network = settings.pop("network", None) or network("resnet20")  # type: ignore[assignment]
+    return fit_stage(stage(folder, domain, training(how, epochs, callbacks=callbacks, **settings)), net)  # type: ignore[arg-type]
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, None], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("augment", [True, False])
+def test_frozen_parameters_and_buffers_are_bit_equal_afterwards(
+    tmp_path: Path, domain: Domain, optimizer: object, augment: bool
+) -> None:
+    net = network("resnet20")
+    before = {name: tensor.clone() for name, tensor in net.backbone.state_dict().items()}
+    how = "linear_probe" if not augment else "last_stage"
+    fitted = run(tmp_path / "s", domain, how, 2, network=net, optimizer=optimizer)
+    last_group = list(net.backbone.layer_groups)[-1]
+    for name, tensor in before.items():
+        if how == "last_stage" and name.startswith(last_group):
+            continue
+        assert torch.equal(fitted.last[f"backbone.{name}"], tensor), name
+    assert not torch.equal(fitted.last["head.linear.weight"], network("resnet20").head.linear.weight)
+
+
+def test_thawed_parts_move_and_their_norm_statistics_too(tmp_path: Path, domain: Domain) -> None:
+    before = network("resnet20").state_dict()
+    fitted = run(tmp_path / "s", domain, "gradual_unfreeze", 6)
+    still = [name for name, tensor in before.items() if torch.equal(fitted.last[name], tensor)]
+    assert still == []
+
+
+@pytest.mark.parametrize("how", MULTI_PHASE)
+def test_after_each_thaw_trainable_is_in_the_optimiser_is_given_gradients(
+    tmp_path: Path, domain: Domain, how: str
+) -> None:
+    watch = Watch()
+    net = network("resnet20")
+    fitted = run(tmp_path / "s", domain, how, 8, watch, network=net)
+    phases = training(how, 8).strategy.resolve(net, 8)
+    seen = {row["phase"] for row in fitted.history}
+    assert len(seen) == len(phases)
+    for phase in phases:
+        assert watch.received[phase.name] == watch.in_optimizer[phase.name] == set(phase.trained_names)
+
+
+@pytest.mark.parametrize("how", [*MULTI_PHASE, "fine_tune"])
+@pytest.mark.parametrize("epoch", [0, 1, 2, 4, 5])
+def test_resumed_is_bit_equal_to_undisturbed(tmp_path: Path, domain: Domain, how: str, epoch: int) -> None:
+    undisturbed = run(tmp_path / "a", domain, how, 6)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(tmp_path / "b", domain, how, 6, Interrupt(epoch))
+    resumed = run(tmp_path / "b", domain, how, 6)
+    assert equal(undisturbed.last, resumed.last)
+    assert equal(undisturbed.best, resumed.best)
+    drop = ("seconds",)
+    rows = [[{k: v for k, v in row.items() if k not in drop} for row in f.history] for f in (undisturbed, resumed)]
+    assert rows[0] == rows[1]
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path: Path, domain: Domain) -> None:
+    first = run(tmp_path / "a", domain, "gradual_unfreeze", 6)
+    watch = Watch()
+    again = run(tmp_path / "a", domain, "gradual_unfreeze", 6, watch)
+    assert equal(first.last, again.last)
+    assert watch.rates == []
+
+
+def test_checkpoints_of_another_key_are_not_used(tmp_path: Path, domain: Domain) -> None:
+    run(tmp_path / "a", domain, "fine_tune", 1)
+    watch = Watch()
+    other = stage(tmp_path / "a", domain, training("fine_tune", 1, callbacks=(watch,)), key="f" * 64)
+    fit_stage(other, network("resnet20"))
+    assert watch.rates
+
+
+@pytest.mark.parametrize("schedule", [Constant(), Cosine(), OneCycle(), Step()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("interrupt", [None, 3])
+def test_learning_rates_follow_their_closed_form_across_thaws_and_resumes(
+    tmp_path: Path, domain: Domain, schedule: Schedule, interrupt: int | None
+) -> None:
+    watch = Watch()
+    epochs = 6
+    if interrupt is not None:
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run(tmp_path / "a", domain, "gradual_unfreeze", epochs, Interrupt(interrupt), schedule=schedule)
+    run(tmp_path / "a", domain, "gradual_unfreeze", epochs, watch, schedule=schedule)
+    steps_per_epoch = -(-domain.sizes["train"] // domain.batch_size)
+    total = epochs * steps_per_epoch
+    first = (interrupt or 0) * steps_per_epoch
+    assert len(watch.rates) == total - first
+    for step, rates in enumerate(watch.rates, first):
+        assert set(rates.values()) == {1e-3 * schedule(step, total)}
+
+
+def test_a_restart_begins_the_schedule_anew(tmp_path: Path, domain: Domain) -> None:
+    watch = Watch()
+    run(tmp_path / "a", domain, "lp_ft", 4, watch, schedule=Cosine())
+    half = len(watch.rates) // 2
+    heads = [rates["head"] for rates in watch.rates]
+    assert heads[:half] == heads[half:]
+
+
+def test_lp_ft_begins_fine_tuning_with_the_function_the_probe_ended_with(tmp_path: Path, domain: Domain) -> None:
+    logits = {}
+
+    class Look(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self._look(pl_module, "start")
+
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self._look(pl_module, "end")
+
+        def _look(self, module: LightningModule, when: str) -> None:
+            images = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+            with torch.no_grad():
+                logits[module.phase.name, module.stage_epoch, when] = module.network(images)
+
+    run(tmp_path / "a", domain, "lp_ft", 4, Look())
+    assert torch.equal(logits["probe", 1, "end"], logits["fine_tune", 2, "start"])
+
+
+def test_every_checkpoint_loads_with_weights_only(tmp_path: Path, domain: Domain) -> None:
+    run(tmp_path / "a", domain, "gradual_unfreeze", 6)
+    paths = list((tmp_path / "a").rglob("*.ckpt"))
+    assert {path.name for path in paths} >= {LAST, PREVIOUS}
+    for path in paths:
+        assert "state_dict" in torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut off", None])
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, domain: Domain, damage: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed = run(tmp_path / "a", domain, "fine_tune", 4)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(tmp_path / "b", domain, "fine_tune", 4, Interrupt(3))
+    last = tmp_path / "b" / LAST
+    last.write_bytes(last.read_bytes()[:5000] if damage is None else damage)
+    resumed = run(tmp_path / "b", domain, "fine_tune", 4)
+    assert equal(undisturbed.last, resumed.last)
+    assert "not a usable checkpoint" in caplog.text
+
+
+def test_when_all_checkpoints_are_damaged_the_error_names_one(tmp_path: Path) -> None:
+    (tmp_path / LAST).write_bytes(b"")
+    with pytest.raises(UserError, match="not a usable checkpoint"):
+        read_last_checkpoint(tmp_path)
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        read_checkpoint(tmp_path / LAST)
+
+
+def test_training_from_cached_features_is_training_through_the_frozen_backbone(
+    tmp_path: Path, domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = run(tmp_path / "a", domain, "linear_probe", 3)
+    monkeypatch.setattr("graft.stage.phase_data", lambda stage, network, phase, trainer: stage.domain)
+    through = run(tmp_path / "b", domain, "linear_probe", 3)
+    assert [row["step"] for row in cached.history] == [row["step"] for row in through.history]
+    for name, tensor in through.last.items():
+        torch.testing.assert_close(cached.last[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_after_a_thaw(tmp_path: Path, domain: Domain) -> None:
+    fitted = run(tmp_path / "a", domain, "gradual_unfreeze", 6, strategy="ddp_spawn", devices=2)
+    before = network("resnet20").state_dict()
+    assert [name for name, tensor in before.items() if torch.equal(fitted.last[name], tensor)] == []
