@@ -217,8 +217,21 @@ def test_training_from_cached_features_is_training_through_the_frozen_backbone(
         torch.testing.assert_close(cached.last[name], tensor, rtol=1e-5, atol=1e-6)
 
 
+class SameOnAllRanks(Callback):
+    """Fails in every process unless all of them ended an epoch with the same weights, bit by bit."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trained = {name for name, _, p in pl_module.network.named_group_parameters() if p.requires_grad}
+        assert trained == set(pl_module.phase.trained_names)
+        rows = [tensor.detach().flatten() for tensor in pl_module.network.parameters()]
+        gathered = trainer.strategy.all_gather(torch.cat(rows))
+        assert len(gathered) == 2
+        assert torch.equal(gathered[0], gathered[1])
+
+
 @pytest.mark.slow
 def test_two_processes_agree_after_a_thaw(tmp_path: Path, domain: Domain) -> None:
-    fitted = run(tmp_path / "a", domain, "gradual_unfreeze", 6, strategy="ddp_spawn", devices=2)
-    before = network("resnet20").state_dict()
+    fitted = run(tmp_path / "a", domain, "lp_ft", 2, SameOnAllRanks(), strategy="ddp_spawn", devices=2)
+    assert {row["phase"] for row in fitted.history} == {"probe", "fine_tune"}
+    before = dict(network("resnet20").named_parameters())
     assert [name for name, tensor in before.items() if torch.equal(fitted.last[name], tensor)] == []

@@ -31,6 +31,7 @@ from graft.records.record import RECORD, end_record, load_record, start_record, 
 from graft.records.store import Store
 from graft.seeds import stable_seed
 from graft.stage import Fitted, Stage, device_for, fit_stage
+from graft.strategies.plan import plan_table
 from graft.summary import describe_run
 
 log = logging.getLogger(__name__)
@@ -295,3 +296,13 @@ def say(stage: str, domain: Domain, accuracy: float, seconds: float, from_store:
     """One line for a finished stage."""
     time_spent = "from the store" if from_store else f"{seconds:.1f} s"
     log.info("%-10s %-16s test accuracy %.4f   %s", stage, domain.name, accuracy, time_spent)
+
+
+def plan(experiment: Experiment) -> list[dict[str, Any]]:
+    """What the transfer stage would train when: one row a phase and layer group (`strategies.plan.plan_table`)."""
+    load_domains(experiment)
+    training = experiment.transfer
+    network = new_network(experiment, experiment.target.num_classes, training.seed)
+    phases = training.strategy.resolve(network, training.max_epochs)
+    settings = experiment.config["optimizer"]
+    return plan_table(network, phases, settings["lr"], settings.get("weight_decay") or 0.0)

@@ -268,8 +268,4 @@ def test_real_files(shared: Path, name: str, mean: tuple[float, ...]) -> None:
     assert len(report.loaded) + len(report.dropped) == len(file.state)
     assert report.dropped == ("classifier.1.bias", "classifier.1.weight")
     assert file.preprocessing is not None
-    assert (file.preprocessing.mean, file.preprocessing.size, file.preprocessing.resize) == (
-        mean,
-        224,
-        backbone.preprocessing.resize,
-    )
+    assert (file.preprocessing.mean, file.preprocessing.size, file.preprocessing.resize) == (mean, 224, 256)

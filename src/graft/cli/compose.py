@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from graft.cli.overrides import diagnose, first_words, requote
 from graft.cli.source import PRIMARY, search_path
@@ -81,7 +81,7 @@ def compose_sweep(loader: ConfigLoader, overrides: Sequence[str]) -> Sweep:
 def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConfig:
     try:
         return loader.load_configuration(PRIMARY, list(overrides), mode)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group set to null
         raise UserError("\n".join(diagnose(loader, overrides, mode) or [first_words(error)])) from error
 
 
@@ -93,19 +93,23 @@ def plain_config(composed: DictConfig, loader: ConfigLoader) -> dict[str, Any]:
     Raises:
         UserError: an interpolation that leads nowhere, or a baseline that is not a strategy.
     """
-    try:
-        config = OmegaConf.to_container(OmegaConf.masked_copy(composed, _task_keys(composed)), resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(first_words(error)) from error
-    assert isinstance(config, dict)
-    plain: dict[str, Any] = {str(key): value for key, value in config.items()}
+    plain = _resolved(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
     if isinstance(plain.get("baselines"), list):
         plain["baselines"] = {str(name): _strategy(loader, str(name)) for name in plain["baselines"]}
     return plain
 
 
-def _task_keys(composed: DictConfig) -> list[str]:
-    return [str(key) for key in composed if key != "hydra"]
+def _resolved(composed: DictConfig) -> dict[str, Any]:
+    while True:
+        try:
+            config = OmegaConf.to_container(composed, resolve=True)
+        except InterpolationToMissingValueError as error:
+            OmegaConf.update(composed, str(error.full_key), "???")  # as missing as what it refers to
+            continue
+        except OmegaConfBaseException as error:
+            raise UserError(first_words(error)) from error
+        assert isinstance(config, dict)
+        return {str(key): value for key, value in config.items()}
 
 
 def _strategy(loader: ConfigLoader, name: str) -> dict[str, Any]:

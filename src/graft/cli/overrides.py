@@ -110,7 +110,7 @@ class Known:
         for value in values:
             name = str(value).strip("'\"")
             options = self.options(group)
-            if value is not None and name not in options:
+            if value is None or name not in options:
                 return f"{where}={name}: no such {group}; {did_you_mean(name, options)}"
         return None
 
@@ -139,12 +139,16 @@ class Known:
         parent, key = ".".join(path[:depth]), path[depth]
         if depth == 0:
             names = sorted({*names, *self.groups})
-        match = nearest(key, names)
-        if match:
-            return f"{'.'.join(path)}: no such key; did you mean {'.'.join([*path[:depth], match, *path[depth + 1:]])!r}?"
+        match = nearest(key, names) or next((name for name in names if key in _children(self._at(path[:depth], name))), None)
+        if match is not None:
+            rest = [match, key] if match != nearest(key, names) else [match, *path[depth + 1 :]]
+            return f"{'.'.join(path)}: no such key; did you mean {'.'.join([*path[:depth], *rest])!r}?"
         if not names:
             return f"{'.'.join(path)}: {parent} is a single value and has no keys"
         return f"{'.'.join(path)}: no such key; {parent or 'graft'} has {', '.join(names)}"
+
+    def _at(self, path: list[str], name: str) -> Any:
+        return OmegaConf.select(self.config, ".".join([*path, name]), throw_on_missing=False)
 
 
 def _children(node: Any) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from graft.batch import LabelledBatch, UnlabelledBatch
 from graft.data.augment import Augmentation
@@ -77,8 +77,8 @@ class Domain(LightningDataModule):
     def load(self, preprocessing: Preprocessing) -> None:
         """Read, split and bring the images to the canvas; nothing is read again for the same preprocessing.
 
-        Sets `class_names`, `num_classes`, `sizes` (samples in `train`, `val`, `test`) and `fingerprint`, a hash of data,
-        splits, budget and preprocessing that neither augmentation nor batches change.
+        Sets `class_names`, `num_classes`, `sizes` (samples in `train`, `val`, `test`) and `fingerprint`, a hash of
+        data, splits, budget and preprocessing that neither augmentation nor batches change.
 
         Raises:
             UserError: what the user pointed at cannot be used; all broken images are named at once.
@@ -116,7 +116,7 @@ class Domain(LightningDataModule):
         self.view = View(self.preprocessing, self.augmentation if augment else None, self.num_classes)
 
     def train_dataloader(self) -> DataLoader[LabelledBatch]:
-        """This rank's share of the shuffled training samples."""
+        """The shuffled training samples, of which each rank has its share."""
         return self._loader(self.datasets["train"], shuffle=True, shared=True)
 
     def val_dataloader(self) -> DataLoader[LabelledBatch] | list[DataLoader[LabelledBatch]]:

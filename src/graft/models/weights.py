@@ -190,15 +190,25 @@ def _stated_preprocessing(metadata: Mapping[str, str], backbone: Backbone) -> Pr
     if "preprocessing" in metadata:
         return backbone.overrides.apply(_from_plain(json.loads(metadata["preprocessing"])))
     stated = metadata.get("input", "")
-    half = (0.5,) * backbone.preprocessing.channels
+    default = _usual_canvas(backbone.preprocessing)
     if stated == "x in [0,1] -> 2x-1":
-        return backbone.overrides.apply(replace(backbone.preprocessing, mean=half, std=half))
+        half = (0.5,) * default.channels
+        return backbone.overrides.apply(replace(default, mean=half, std=half))
     if match := re.fullmatch(r"ImageNet mean/std(?: at (\d+)x\1)?", stated):
-        preprocessing = replace(backbone.preprocessing, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        found = replace(default, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         if match[1] and backbone.overrides.size is None:
-            preprocessing = replace(preprocessing, size=int(match[1]), resize=None)
-        return backbone.overrides.apply(preprocessing)
+            found = replace(found, size=int(match[1]), resize=None)
+        return backbone.overrides.apply(found)
     return None
+
+
+def _usual_canvas(preprocessing: Preprocessing) -> Preprocessing:
+    """The crop to 7/8 of the canvas with which ImageNet models are evaluated unless their recipe says otherwise.
+
+    A file that states no canvas need not share that of the newest published weights, whose recipes chose their own.
+    """
+    canvas = preprocessing.resize and round(preprocessing.size / 0.875)
+    return replace(preprocessing, resize=canvas)
 
 
 def _from_plain(values: dict[str, Any]) -> Preprocessing:

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,8 +44,23 @@ def sync_folder(folder: Path) -> None:
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
-    """Write plain values as indented JSON; a number that is not finite is an error, since JSON has none."""
-    atomic_write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    """Write plain values as indented JSON; a number that is not finite becomes null, since JSON has none."""
+    atomic_write_bytes(path, (json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def without_nan(value: Any) -> Any:
+    """The same plain values with None in place of NaN and infinities.
+
+    >>> without_nan({"loss": [0.5, float("nan")]})
+    {'loss': [0.5, None]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value
 
 
 def read_json(path: Path) -> Any:
@@ -64,6 +80,19 @@ class LockHeldError(Exception):
     """Another process holds the lock."""
 
 
+_held: set[int] = set()  # descriptors of the locks that this process holds
+
+
+def _let_go_in_child() -> None:
+    # A forked child (a data loader's worker) shares its parent's descriptors, and would hold the lock after its death.
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
 @contextmanager
 def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on `path`, which stays as an empty file; the system releases it when the holder dies.
@@ -73,6 +102,7 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    _held.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -80,4 +110,6 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
             raise LockHeldError(str(path)) from error
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _held:
+            _held.remove(descriptor)
+            os.close(descriptor)

@@ -9,7 +9,8 @@ from typing import Any
 def content_hash(value: Any) -> str:
     """SHA-256, in hex, of plain values: dicts with string keys, lists, tuples, strings, numbers, booleans, None.
 
-    The order of a dict's keys does not matter; tuples and lists are alike.
+    The order of a dict's keys does not matter; tuples and lists are alike. 1, 1.0 and True differ, as they do where a
+    limit is one batch or all of them.
 
     Raises:
         TypeError: something that is not plain; its address in memory must not become part of a name.

@@ -1,7 +1,9 @@
 """The record: what one run leaves, from which every table and plot is made."""
 
+import logging
 import os
 import platform
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -9,16 +11,34 @@ from pathlib import Path
 from typing import Any
 
 from graft import __version__
-from graft.errors import UserError
+from graft.errors import UserError, nearest
 from graft.records.files import atomic_write_json, read_json
 from graft.records.hashing import content_hash
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 RECORD = "record.json"
 STATUSES = ("running", "done", "failed")
 REQUIRED = ("schema", "id", "status", "experiment", "seed", "config")
+REQUIRED_WHEN_DONE = (
+    *REQUIRED,
+    "source",
+    "target",
+    "backbone",
+    "strategy",
+    "objective",
+    "weights",
+    "metrics",
+    "selection",
+    "baselines",
+    "transfer",
+    "cost",
+    "fingerprints",
+    "environment",
+    "history",
+)
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "timm")
-
 
 # Parts of the configuration that say where a run writes and what it shows, not what it computes.
 NOT_IDENTITY = ("paths", "logger", "hydra")
@@ -61,32 +81,75 @@ def load_record(path: Path) -> dict[str, Any]:
     """The record in a run's folder, or in a file.
 
     Raises:
-        UserError: there is none, it is damaged, or a newer graft wrote it.
+        UserError: there is none, it is damaged or incomplete, or another version of graft wrote it.
     """
     path = path / RECORD if path.is_dir() else path
     record = read_json(path)
-    if not isinstance(record, dict) or not set(REQUIRED) <= record.keys():
+    if not isinstance(record, dict) or "schema" not in record:
         raise UserError(f"{path}: not a record of graft")
     if record["schema"] != SCHEMA:
-        raise UserError(f"{path}: has schema {record['schema']}, this graft ({__version__}) reads schema {SCHEMA}")
+        raise UserError(f"{path}: has schema {record['schema']!r}, this graft ({__version__}) reads schema {SCHEMA}")
+    required = REQUIRED_WHEN_DONE if record.get("status") == "done" else REQUIRED
+    missing = [name for name in required if name not in record]
+    if missing:
+        raise UserError(f"{path}: not a whole record of graft, {', '.join(missing)} missing")
+    if record["status"] not in STATUSES:
+        raise UserError(f"{path}: has status {record['status']!r}, expected one of: {', '.join(STATUSES)}")
     return record
 
 
 def find_records(folders: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
     """(run folder, record) of every run at or below `folders`, sorted by folder.
 
+    A record that cannot be read is named in a warning and left out.
+
     Raises:
-        UserError: a folder that does not exist or holds no record, or a record that cannot be read.
+        UserError: a folder that does not exist, or in which no record can be read.
     """
     found: dict[Path, dict[str, Any]] = {}
     for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder")
-        paths = sorted(path for path in folder.rglob(RECORD) if path.is_file())
-        if not paths:
-            raise UserError(f"{folder}: no {RECORD} in it or below it")
-        found |= {path.parent.resolve(): load_record(path) for path in paths}
-    return sorted(found.items())
+        paths = list(record_files(folder))
+        read, refused = read_all(paths)
+        for reason in refused:
+            log.warning("left out: %s", reason)
+        if not read:
+            raise UserError(str(refused[0]) if len(refused) == 1 else f"{folder}: no {RECORD} that can be read")
+        found |= read
+    return sorted(found.items(), key=lambda item: natural_order(item[0]))
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The record files at or below `folder`, which may be a record file itself."""
+    folder = folder.expanduser()
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        match = nearest(folder.name, siblings)
+        raise UserError(
+            f"{folder}: no such folder" + (f"; did you mean {str(folder.parent / match)!r}?" if match else "")
+        )
+    paths = sorted(path for path in folder.rglob(RECORD) if path.is_file())
+    if not paths:
+        raise UserError(f"{folder}: no {RECORD} in it or below it")
+    return paths
+
+
+def read_all(paths: Iterable[Path]) -> tuple[dict[Path, dict[str, Any]], list[UserError]]:
+    """Run folder -> record for the records that can be read, and why the others cannot."""
+    read: dict[Path, dict[str, Any]] = {}
+    refused: list[UserError] = []
+    for path in paths:
+        try:
+            read[path.parent.resolve()] = load_record(path)
+        except UserError as error:
+            refused.append(error)
+    return read, refused
+
+
+def natural_order(path: Path) -> list[tuple[int, str]]:
+    """A sort key under which job 10 comes after job 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def environment() -> dict[str, Any]:

@@ -4,12 +4,13 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from graft.errors import UserError
-from graft.records.files import atomic_write_json, file_lock, read_json, sync_folder, temporary_beside
+from graft.records.files import LockHeldError, atomic_write_json, file_lock, read_json, sync_folder, temporary_beside
 from graft.records.hashing import file_sha256
 
 log = logging.getLogger(__name__)
@@ -32,24 +33,47 @@ class Store:
         folder = self._folder(kind, key)
         if not folder.is_dir():
             return None
-        damage = find_damage(folder)
-        if damage is None:
+        if find_damage(folder) is None:
             return folder
-        aside = self._set_aside(folder)
-        log.warning("store: %s/%s is damaged (%s); moved to %s and made again", kind, key[:12], damage, aside)
-        return None
+        with self.lock(kind, key):  # nobody else may be making it again meanwhile
+            return self._whole(kind, key)
 
     def get_or_make(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
         """The entry's folder; where there is none, `fill` writes one into an empty folder.
 
         Several processes that ask at once do the work once: the others wait, and take over if the first one dies.
         """
-        with file_lock(self.root / "locks" / f"{kind}-{key}.lock"):
-            return self.entry(kind, key) or self._make(kind, key, fill)
+        with self.lock(kind, key):
+            return self._whole(kind, key) or self._make(kind, key, fill)
+
+    @contextmanager
+    def lock(self, kind: str, key: str) -> Iterator[None]:
+        """Be the only one at work on an entry; says so where that means waiting."""
+        path = self.root / "locks" / f"{kind}-{key}.lock"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(file_lock(path, wait=False))
+            except LockHeldError:
+                log.info("store: waiting for another run that makes %s/%s", kind, key[:12])
+                stack.enter_context(file_lock(path))
+            yield
+
+    def _whole(self, kind: str, key: str) -> Path | None:
+        folder = self._folder(kind, key)
+        if not folder.is_dir():
+            return None
+        damage = find_damage(folder)
+        if damage is None:
+            return folder
+        aside = self._set_aside(folder)
+        log.warning("store: %s/%s is damaged (%s); moved to %s", kind, key[:12], damage, aside)
+        return None
 
     def _make(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
         folder = self._folder(kind, key)
         folder.parent.mkdir(parents=True, exist_ok=True)
+        for left_by_the_dead in folder.parent.glob(f".{key}.*"):
+            shutil.rmtree(left_by_the_dead, ignore_errors=True)
         partial = temporary_beside(folder)
         partial.mkdir()
         try:
@@ -80,6 +104,8 @@ def seal(folder: Path) -> None:
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
+    for parent in {path.parent for path in files}:
+        sync_folder(parent)
     manifest = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
     atomic_write_json(folder / MANIFEST, manifest)
 
@@ -89,10 +115,13 @@ def find_damage(folder: Path) -> str | None:
     try:
         manifest = read_json(folder / MANIFEST)
     except UserError:
+        manifest = None
+    if not isinstance(manifest, dict):
         return f"no readable {MANIFEST}"
     for name, digest in manifest.items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if file_sha256(folder / name) != digest:
-            return f"{name} has changed"
+        try:
+            if file_sha256(folder / name) != digest:
+                return f"{name} has changed"
+        except OSError as error:
+            return f"{name}: {error.strerror}"
     return None

@@ -2,21 +2,30 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from graft.records.files import atomic_write_bytes
-from graft.reports.tables import Record, value_of, varied_keys
-from graft.reports.terminal import with_spread
+from graft.reports.notes import CAPTION, reason, unfinished, warnings
+from graft.reports.settings import Record, value_of, varied_keys
+from graft.reports.tables import group_rows
+from graft.reports.terminal import FIGURES, figures, setting_cells
 
 RESULTS = "results.csv"
 
 
-def results_csv(records: Sequence[tuple[Path, Record]]) -> str:
-    """One line a run: what varied, seed, status, every metric, baselines, gain, cost."""
-    names = varied_keys([record for _, record in records if record["status"] == "done"])
-    lines = [csv_row(folder, record, names) for folder, record in records]
+def results_csv(records: Sequence[tuple[Path, Record]], root: Path | None = None) -> str:
+    """One line a run: what varied, seed, status, every metric, baselines, gain, cost, error.
+
+    Args:
+        records: (run folder, record) of each run.
+        root: the folder that runs are named from; by default the deepest one above all.
+    """
+    names = varied_keys([record for _, record in records])
+    root = root or Path(os.path.commonpath([folder.parent for folder, _ in records]))
+    lines = [csv_row(os.path.relpath(folder, root), record, names) for folder, record in records]
     columns = dict.fromkeys(column for line in lines for column in line)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
@@ -25,38 +34,38 @@ def results_csv(records: Sequence[tuple[Path, Record]]) -> str:
     return text.getvalue()
 
 
-def csv_row(folder: Path, record: Record, names: Sequence[str]) -> dict[str, Any]:
-    """One run's line; a run without an end has its status and nothing more."""
-    line = {"run": folder.name, "id": record["id"], "status": record["status"], "seed": record["seed"]}
-    if record["status"] != "done":
-        return line
+def csv_row(run: str, record: Record, names: Sequence[str]) -> dict[str, Any]:
+    """One run's line; a run without an end has its settings and the reason."""
+    line = {"run": run, "id": record["id"], "status": record["status"], "seed": record["seed"]}
     line |= {name: value_of(record, name) for name in names}
+    if record["status"] != "done":
+        return line | {"error": reason(record)}
     line |= record["metrics"]
     for name, baseline in record["baselines"].items():
         line |= {f"{name}/{metric}": value for metric, value in baseline["metrics"].items()}
-    return line | {"gain": record["transfer"].get("gain")} | record["cost"]
+    return line | {"gain": record["transfer"].get("gain")} | record["cost"] | record["fingerprints"]
 
 
 def write_results_csv(folder: Path, records: Sequence[tuple[Path, Record]]) -> Path:
     """Leave `results.csv` in a sweep's folder."""
     path = folder / RESULTS
-    atomic_write_bytes(path, results_csv(records).encode())
+    atomic_write_bytes(path, results_csv(records, folder.resolve()).encode())
     return path
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `tables.group_rows` as a Markdown table."""
-    names = list(rows[0]["setting"])
-    head = [*names, "n", "accuracy %", "baseline %", "gain", "seconds", "parameters trained"]
-    lines = [head, ["---"] * len(names) + ["---:"] * (len(head) - len(names))]
-    for row in rows:
-        figures = [
-            str(row["n"]),
-            with_spread(row["accuracy"]),
-            with_spread(row["scratch"]),
-            with_spread(row["gain"], sign="+"),
-            with_spread(row["seconds"], scale=1.0),
-            f"{row['trainable_parameters']:,}",
-        ]
-        lines.append([*(str(value) for value in row["setting"].values()), *figures])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+def markdown(records: Sequence[tuple[Path, Record]]) -> str:
+    """The summary as Markdown: a table with one row for each setting, and what must be said beside it."""
+    plain = [record for _, record in records]
+    rows = group_rows(plain)
+    lines = [*markdown_table(rows), "", CAPTION] if rows else []
+    for heading, text in [*warnings(plain, rows), *unfinished(records)]:
+        lines += ["", f"**{heading}**: {text}"]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The lines of a Markdown table of the rows of `tables.group_rows`."""
+    headings, *settings = setting_cells(rows)
+    lines = [[*headings, *FIGURES], ["---"] * len(headings) + ["---:"] * len(FIGURES)]
+    lines += [[*cells, *figures(row)] for row, cells in zip(rows, settings, strict=True)]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

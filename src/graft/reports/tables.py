@@ -8,154 +8,126 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-Record = Mapping[str, Any]
+from graft.reports.settings import Record, seeds, setting, value_of, varied_keys
 
 ACCURACY = "target/test/accuracy"
+LOSS = "target/test/loss"
 
-# Records are averaged only where these agree; pretrained weights and devices may differ from seed to seed.
-COMPARABLE = ("target_data", "preprocessing", "code")
+# Averages are taken over records that agree in these. `weights` joins them where the weights were given, not trained:
+# those of a source stage differ from seed to seed, as they should.
+FINGERPRINTS = ("target_data", "source_data", "preprocessing", "code", "packages", "device")
 
-# Configuration that never distinguishes two settings: where a run writes, and what its seeds are.
-NOT_A_SETTING = ("paths", "hydra", "logger", "seed", "pretrain.seed")
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict with dotted keys; lists stay whole, as tuples.
-
-    >>> flatten({"a": {"b": 1}, "c": [2]})
-    {'a.b': 1, 'c': (2,)}
-    """
-    if isinstance(value, Mapping) and value:
-        flat: dict[str, Any] = {}
-        for key, item in value.items():
-            flat |= flatten(item, f"{prefix}{key}.")
-        return flat
-    return {prefix.removesuffix("."): freeze(value)}
-
-
-def freeze(value: Any) -> Any:
-    """Lists and dicts as tuples, so that values can be compared and hashed."""
-    if isinstance(value, list | tuple):
-        return tuple(freeze(item) for item in value)
-    if isinstance(value, Mapping):
-        return tuple((key, freeze(item)) for key, item in value.items())
-    return value
-
-
-def setting(record: Record) -> dict[str, Any]:
-    """The part of a record's configuration that makes it another experiment, flat."""
-    flat = flatten(record["config"])
-    return {
-        key: value
-        for key, value in flat.items()
-        if not any(key == name or key.startswith(f"{name}.") for name in NOT_A_SETTING)
-    }
-
-
-def varied_keys(records: Sequence[Record]) -> list[str]:
-    """What differs between the records' settings, under short names: the group's name where a whole group differs.
-
-    >>> a = {"strategy": "scratch", "config": {"strategy": {"name": "scratch"}, "optimizer": {"lr": 1}}}
-    >>> b = {"strategy": "lp_ft", "config": {"strategy": {"name": "lp_ft"}, "optimizer": {"lr": 1}}}
-    >>> varied_keys([a, b])
-    ['strategy']
-    """
-    settings = [setting(record) for record in records]
-    keys = sorted({key for flat in settings for key in flat})
-    varied = [key for key in keys if len({flat.get(key) for flat in settings}) > 1]
-    names = dict.fromkeys(short_name(key, records) for key in varied)
-    return list(names)
-
-
-def short_name(key: str, records: Sequence[Record]) -> str:
-    """The group a key belongs to where the records choose differently in it, else the key itself."""
-    group = key.partition(".")[0]
-    if group in ("source", "target", "backbone", "strategy", "objective"):
-        if len({record.get(group) for record in records}) > 1:
-            return group
-        return key
-    targets = {
-        freeze(record["config"].get(group, {}).get("_target_"))
-        for record in records
-        if isinstance(record["config"].get(group), Mapping)
-    }
-    return group if len(targets) > 1 else key
-
-
-def value_of(record: Record, name: str) -> Any:
-    """What a record has under a name of `varied_keys`."""
-    if name in ("source", "target", "backbone", "strategy", "objective"):
-        return record[name]
-    value = setting(record).get(name)
-    if value is None and isinstance(record["config"].get(name), Mapping):
-        return str(record["config"][name].get("_target_")).rpartition(".")[2]
-    return value
+Figure = dict[str, float | None]
 
 
 def group_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One row for each setting among the finished records, in order of appearance.
 
-    A row has `setting` (dict of what varied), `n`, `seeds`, and for `accuracy`, `scratch`, `gain` and `seconds` the
-    mean, the sample standard deviation and the half-width of the 95 % t interval of the mean. Records whose
-    fingerprints forbid averaging come in rows of their own, with `differs` naming the fingerprint.
+    Runs of one setting whose fingerprints differ come in rows of their own. Of runs that repeat setting, seeds and
+    fingerprints only the newest counts: a repetition is not another sample.
+
+    Returns:
+        Rows with `setting` (what varied: name -> value), `n`, `seeds`, the figures (see `spread`) `accuracy`,
+        `baseline`, `gain` (fractions) and `seconds` (of fitting on the target), `trainable_parameters`, and
+        `differs`: fingerprint -> value, where it keeps the row apart from another one of the same setting.
     """
-    done = [record for record in records if record["status"] == "done"]
-    names = varied_keys(done)
+    names = varied_keys(records)
     groups: dict[Any, list[Record]] = defaultdict(list)
-    for record in done:
-        groups[tuple(freeze(value_of(record, name)) for name in names)].append(record)
+    for record in newest_of_repeated(finished(records)):
+        groups[tuple(setting(record).items())].append(record)
     rows = []
-    for values, members in groups.items():
-        parts = split_by_fingerprint(members)
-        differs = differing_fingerprints(members) if len(parts) > 1 else []
-        rows += [row(dict(zip(names, values, strict=True)), part, differs) for part in parts]
+    for members in groups.values():
+        apart = differing_fingerprints(members)
+        for part in split_by_fingerprint(members):
+            values = {name: value_of(part[0], name) for name in names}
+            differs = {name: fingerprints(part[0]).get(name) for name in apart}
+            rows.append(row(values, part, differs))
     return rows
 
 
-def split_by_fingerprint(records: Sequence[Record]) -> list[list[Record]]:
-    """Records that may be averaged with each other."""
-    parts: dict[Any, list[Record]] = defaultdict(list)
-    for record in records:
-        parts[tuple(record["fingerprints"].get(name) for name in COMPARABLE)].append(record)
-    return list(parts.values())
-
-
-def differing_fingerprints(records: Sequence[Record]) -> list[str]:
-    """Which fingerprints keep the records apart."""
-    return [name for name in COMPARABLE if len({record["fingerprints"].get(name) for record in records}) > 1]
-
-
-def row(values: dict[str, Any], records: Sequence[Record], differs: list[str]) -> dict[str, Any]:
+def row(values: dict[str, str], records: Sequence[Record], differs: dict[str, Any]) -> dict[str, Any]:
     """Mean, spread and n over records of one setting."""
+    compared = [record for record in records if record["transfer"]]
     return {
         "setting": values,
         "n": len(records),
         "seeds": sorted(record["seed"] for record in records),
         "accuracy": spread([record["metrics"][ACCURACY] for record in records]),
-        "scratch": spread(scratch_accuracies(records)),
-        "gain": spread([record["transfer"]["gain"] for record in records if record["transfer"]]),
+        "baseline": spread([baseline_of(record)["metrics"][ACCURACY] for record in compared]),
+        "gain": spread([record["transfer"]["gain"] for record in compared]),
         "seconds": spread([record["cost"]["fit_seconds"] for record in records]),
         "trainable_parameters": max(record["cost"]["trainable_parameters"] for record in records),
         "differs": differs,
     }
 
 
-def scratch_accuracies(records: Iterable[Record]) -> list[float]:
-    """The accuracy of the baseline that each record's gain is over."""
-    return [
-        record["baselines"][record["transfer"]["baseline"]]["metrics"][ACCURACY]
-        for record in records
-        if record["transfer"]
-    ]
+def spread(values: Sequence[float]) -> Figure | None:
+    """Mean, sample standard deviation and half-width of the mean's 95 % t interval; None without values.
 
-
-def spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean, sample standard deviation and 95 % t half-width (None and None for a single value); None for no values."""
+    >>> spread([1.0, 3.0])["std"]
+    1.4142135623730951
+    >>> spread([2.0])
+    {'mean': 2.0, 'std': None, 'interval': None}
+    """
     if not values:
         return None
     mean = statistics.fmean(values)
     if len(values) == 1:
-        return {"mean": mean, "std": math.nan, "interval": math.nan}
+        return {"mean": mean, "std": None, "interval": None}
     std = statistics.stdev(values)
     half_width = float(student_t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
     return {"mean": mean, "std": std, "interval": half_width}
+
+
+def finished(records: Iterable[Record]) -> list[Record]:
+    """The records of runs that came to their end."""
+    return [record for record in records if record["status"] == "done"]
+
+
+def baseline_of(record: Record) -> Mapping[str, Any]:
+    """The baseline that the record's gain is over."""
+    baseline: Mapping[str, Any] = record["baselines"][record["transfer"]["baseline"]]
+    return baseline
+
+
+def fingerprints(record: Record) -> dict[str, Any]:
+    """What must agree between records that are averaged."""
+    given = record["fingerprints"]
+    compared = {name: given.get(name) for name in FINGERPRINTS}
+    return compared if record["weights"] == "source" else compared | {"weights": given.get("weights")}
+
+
+def split_by_fingerprint(records: Iterable[Record]) -> list[list[Record]]:
+    """Records that may be averaged with each other."""
+    parts: dict[Any, list[Record]] = defaultdict(list)
+    for record in records:
+        parts[repr(fingerprints(record))].append(record)
+    return list(parts.values())
+
+
+def differing_fingerprints(records: Sequence[Record]) -> list[str]:
+    """Which fingerprints keep the records apart."""
+    compared = [fingerprints(record) for record in records]
+    names = dict.fromkeys(name for each in compared for name in each)
+    return [name for name in names if len({repr(each.get(name)) for each in compared}) > 1]
+
+
+def short_fingerprint(value: Any) -> str:
+    """A hash by its first eight digits, anything else as it is.
+
+    >>> short_fingerprint("0123456789abcdef" * 4)
+    '01234567'
+    """
+    text = str(value)
+    is_hash = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return text[:8] if is_hash else text
+
+
+def newest_of_repeated(records: Iterable[Record]) -> list[Record]:
+    """One record, the one that finished last, for each setting, seeds and fingerprints."""
+    newest: dict[Any, Record] = {}
+    for record in records:
+        key = repr((setting(record), seeds(record), fingerprints(record)))
+        if key not in newest or str(record["finished"]) >= str(newest[key]["finished"]):
+            newest[key] = record
+    return list(newest.values())

@@ -1,49 +1,45 @@
 """Tables for the terminal."""
 
-import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from graft.reports.tables import ACCURACY, Record, group_rows
+from graft.reports.notes import CAPTION, unfinished, warnings
+from graft.reports.settings import Record, short_names
+from graft.reports.tables import ACCURACY, LOSS, baseline_of, group_rows, short_fingerprint
 
-
-def percent(value: float | None) -> str:
-    """0.914 as `91.4 %`."""
-    return "" if value is None else f"{100 * value:.1f} %"
-
-
-def points(value: float) -> str:
-    """A difference of accuracies, 0.052, as `+5.2 points`."""
-    return f"{100 * value:+.1f} points"
+PLAIN_WIDTH = 200
+RULES = {"last": "last epoch", "best_val": "best on val"}
 
 
-def with_spread(figure: Mapping[str, float] | None, scale: float = 100.0, sign: str = "") -> str:
-    """`91.4 ± 0.3`, or the mean alone where there is one value."""
-    if figure is None:
-        return ""
-    mean = f"{scale * figure['mean']:{sign}.1f}"
-    return mean if math.isnan(figure["std"]) else f"{mean} ± {scale * figure['std']:.1f}"
+def make_console(file: IO[str] | None = None) -> Console:
+    """A console for `file` (standard output): as wide as the terminal, and wide where no terminal cuts lines."""
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PLAIN_WIDTH
+    return console
 
 
 def print_run(record: Record, folder: Path, console: Console) -> None:
-    """The final table of one run: did transfer help, by how much, at what cost."""
-    table = Table(title=title(record), title_justify="left", show_header=False, box=None, pad_edge=False)
+    """The final table of one finished run: did transfer help, by how much, at what cost."""
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in run_rows(record):
-        table.add_row(name, value)
+        table.add_row(name, Text(value, style="bold" if name == "gain" else ""))
     console.print()
+    console.print(Text(title(record), style="bold"))
     console.print(table)
-    if record["transfer"].get("negative"):
-        console.print(
-            f"[bold yellow]Negative transfer:[/] {record['strategy']} ended below its {record['transfer']['baseline']} "
-            "baseline on the same labels and budget."
-        )
-    console.print(f"[dim]{folder}[/]", soft_wrap=True)
+    for heading, text in run_warnings(record):
+        print_note(heading, text, "bold yellow", console)
+    console.print(Text(str(folder), style="dim"), soft_wrap=True)
 
 
 def title(record: Record) -> str:
@@ -53,68 +49,159 @@ def title(record: Record) -> str:
 
 
 def run_rows(record: Record) -> list[tuple[str, str]]:
-    """The lines of the final table."""
-    cost, transfer = record["cost"], record["transfer"]
-    rows = [("target accuracy", percent(record["metrics"][ACCURACY]))]
-    for name, baseline in record["baselines"].items():
-        rows.append((f"{name} baseline", percent(baseline["metrics"][ACCURACY])))
-    if transfer:
-        rows.append(("gain", f"{points(transfer['gain'])} over {transfer['baseline']}"))
-        rows.append(("passed its best", passing(transfer)))
+    """The lines of the final table: (name, value)."""
+    rule = RULES.get(record["selection"].get("rule"), "")
+    rows = [("target accuracy", f"{percent(record['metrics'][ACCURACY])} on test" + (f", {rule}" if rule else ""))]
+    rows += [
+        (f"{name} baseline", f"{percent(baseline['metrics'][ACCURACY])}, same labels, epochs and head")
+        for name, baseline in record["baselines"].items()
+    ]
+    if record["transfer"]:
+        rows.append(("gain", f"{points(record['transfer']['gain'])} over {record['transfer']['baseline']}"))
+        rows.append(("baseline's best", passing(record)))
     if "source/test/accuracy" in record["metrics"]:
         after = record["metrics"].get("source/test/accuracy_after_transfer")
-        forgetting = f" before transfer, {percent(after)} after" if after is not None else ""
+        forgetting = "" if after is None else f" before transfer, {percent(after)} after"
         rows.append(("source accuracy", percent(record["metrics"]["source/test/accuracy"]) + forgetting))
+    cost = record["cost"]
     seconds = f"{cost['pretrain_seconds']:.1f} pretraining, {cost['fit_seconds']:.1f} transfer"
-    if record["baselines"]:
-        seconds += f", {cost['baseline_seconds']:.1f} baseline"
-    rows.append(("seconds", seconds))
+    rows.append(("seconds", seconds + (f", {cost['baseline_seconds']:.1f} baseline" if record["baselines"] else "")))
     rows.append(("parameters trained", f"{cost['trainable_parameters']:,} of {cost['num_parameters']:,}"))
     return rows
 
 
-def passing(transfer: Mapping[str, Any]) -> str:
-    """When transfer passed the baseline's best validation accuracy."""
+def passing(record: Record) -> str:
+    """When the validation accuracy first reached the baseline's best, beside when the baseline itself did."""
+    transfer = record["transfer"]
+    if not has_validation(record) or not has_validation(baseline_of(record)):
+        return "not compared: no validation accuracy by epoch"
+    best = max(baseline_of(record)["history"], key=lambda row: row.get("val/accuracy", 0.0))
     if transfer["steps_to_pass_baseline"] is None:
-        return "not within this budget"
-    return (
-        f"after {transfer['steps_to_pass_baseline']} steps, {transfer['seconds_to_pass_baseline']:.1f} s "
-        f"(the baseline took {transfer['baseline_steps']} steps, {transfer['baseline_seconds']:.1f} s)"
-    )
+        return f"{percent(best['val/accuracy'])} on val, not reached"
+    spent = f"epoch {transfer['epochs_to_pass_baseline']}, step {transfer['steps_to_pass_baseline']}"
+    reached = f"reached at {spent}, {transfer['seconds_to_pass_baseline']:.1f} s"
+    return f"{reached} (baseline: {best['epoch']}, {best['step']}, {best['seconds']:.1f} s)"
+
+
+def has_validation(outcome: Mapping[str, Any]) -> bool:
+    """Whether there is a validation accuracy to follow."""
+    return any("val/accuracy" in row for row in outcome["history"])
+
+
+def run_warnings(record: Record) -> list[tuple[str, str]]:
+    """What must be said beside the final table: (heading, text)."""
+    notes = []
+    if record["transfer"].get("negative"):
+        baseline = record["transfer"]["baseline"]
+        text = f"{record['strategy']} ended below its {baseline} baseline on the same labels and budget"
+        notes.append(("Negative transfer", text))
+    if record["metrics"].get(LOSS, 0.0) is None:
+        notes.append(("Diverged", "the loss on target test is not a finite number; try a lower optimizer.lr"))
+    return notes
 
 
 def print_summary(records: Sequence[tuple[Path, Record]], console: Console) -> None:
-    """One row for each setting, over its seeds; then every run that failed or is missing its end."""
+    """One row for each setting, over its seeds; then every run that failed or has no end."""
     rows = group_rows([record for _, record in records])
+    console.print()
     if rows:
-        console.print()
-        console.print(summary_table(rows))
-        console.print("[dim]mean ± sample standard deviation over seeds, in percent; gain in points[/]")
-    for name in dict.fromkeys(name for row in rows for name in row["differs"]):
-        console.print(f"[bold yellow]Not averaged:[/] runs of one setting differ in the fingerprint {name!r}.")
-    for folder, record in records:
-        if record["status"] != "done":
-            reason = str(record.get("error") or "interrupted").strip().splitlines()[-1]
-            console.print(f"[bold red]{record['status']}[/] {folder}: {reason}", soft_wrap=True)
+        table, hidden = fitting_table(rows, console)
+        console.print(table)
+        console.print(Text(CAPTION + (f"; too narrow for {', '.join(hidden)}" if hidden else ""), style="dim"))
+    for heading, text in warnings([record for _, record in records], rows):
+        print_note(heading, text, "bold yellow", console)
+    for status, text in unfinished(records):
+        print_note(status, text, "bold red", console)
 
 
-def summary_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows of `group_rows` as a table."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    names = list(rows[0]["setting"]) or ["experiment"]
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for name in ("n", "accuracy", "baseline", "gain", "seconds", "trained"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        values = [str(value) for value in row["setting"].values()] or ["all"]
-        table.add_row(
-            *values,
-            str(row["n"]),
-            with_spread(row["accuracy"]),
-            with_spread(row["scratch"]),
-            with_spread(row["gain"], sign="+"),
-            with_spread(row["seconds"], scale=1.0),
-            f"{row['trainable_parameters']:,}",
-        )
+def print_note(heading: str, text: str, style: str, console: Console) -> None:
+    """A line that begins with a coloured heading; folders and names in it are shown letter by letter."""
+    console.print(Text.assemble((heading, style), ": ", text), soft_wrap=True)
+
+
+def fitting_table(rows: Sequence[Mapping[str, Any]], console: Console) -> tuple[Table, tuple[str, ...]]:
+    """The rows of `group_rows` as a table that the console has room for, and the figures left out for that.
+
+    Headings are broken before a figure is left out; what varied is never left out.
+    """
+    unlimited = console.options.update(max_width=10_000)
+    table = summary_table(rows, (), broken=False)
+    for hidden in ((), *(DISPENSABLE[:count] for count in range(len(DISPENSABLE) + 1))):
+        if Measurement.get(console, unlimited, table).maximum <= console.width:
+            return table, hidden
+        table = summary_table(rows, hidden, broken=True)
+    return table, DISPENSABLE
+
+
+def summary_table(rows: Sequence[Mapping[str, Any]], hidden: Sequence[str], broken: bool) -> Table:
+    """The rows of `group_rows` as a table; `broken` sets long headings in several lines."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1) if not broken else (0, 1, 0, 0))
+    headings, *lines = setting_cells(rows)
+    for heading, *column in zip(headings, *lines, strict=True):
+        width = max(len(cell) for cell in column)
+        table.add_column(Text(break_heading(heading, width) if broken else heading), no_wrap=True)
+    shown = [i for i, name in enumerate(FIGURES) if name not in hidden]
+    for i in shown:
+        table.add_column(FIGURES[i], justify="right", no_wrap=True)
+    for row, cells in zip(rows, lines, strict=True):
+        texts = figures(row)
+        table.add_row(*(Text(cell) for cell in (*cells, *(texts[i] for i in shown))))
     return table
+
+
+FIGURES = ("n", "accuracy", "baseline", "gain", "seconds", "trained")
+DISPENSABLE = ("trained", "seconds", "baseline")
+
+
+def break_heading(heading: str, width: int) -> str:
+    """The heading in lines of at most `width` characters where it has places to break.
+
+    >>> break_heading("labels_per_class", 10)
+    'labels_\\nper_class'
+    """
+    lines = [""]
+    for part in re.findall(r"[^_.]+[_.]?", heading):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def setting_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """What tells rows apart, as text: a line of headings, then a line for each row."""
+    names = short_names(list(rows[0]["setting"]))
+    apart = list(dict.fromkeys(name for row in rows for name in row["differs"]))
+    lines = [
+        [*row["setting"].values(), *(short_fingerprint(row["differs"].get(name, "")) for name in apart)] for row in rows
+    ]
+    return [[*names.values(), *apart], *lines]
+
+
+def figures(row: Mapping[str, Any]) -> list[str]:
+    """The figures of a row of `group_rows` as text, one for each of `FIGURES`."""
+    return [
+        str(row["n"]),
+        with_spread(row["accuracy"]),
+        with_spread(row["baseline"]),
+        with_spread(row["gain"], sign="+"),
+        with_spread(row["seconds"], scale=1.0),
+        f"{row['trainable_parameters']:,}",
+    ]
+
+
+def percent(value: float | None) -> str:
+    """0.914 as `91.4 %`."""
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+    """A difference of accuracies, 0.052, as `+5.2 points`."""
+    return f"{100 * value:+z.1f} points"
+
+
+def with_spread(figure: Mapping[str, Any] | None, scale: float = 100.0, sign: str = "") -> str:
+    """`91.4 ± 0.3`, or the mean alone where there is one value."""
+    if figure is None:
+        return ""
+    mean = f"{scale * figure['mean']:{sign}z.1f}"
+    return mean if figure["std"] is None else f"{mean} ± {scale * figure['std']:.1f}"

@@ -152,8 +152,8 @@ def check_is_folder(path: Path) -> None:
     if path.is_dir():
         return
     if path.exists():
-        raise UserError(f"{path} is a file; expected a folder of images")
-    raise UserError(f"no folder {str(path)!r}{nearest_path(path)}")
+        raise UserError(f"path={path}: a file; expected a folder of images")
+    raise UserError(f"path={path}: no such folder{nearest_path(path)}")
 
 
 def describe_domains(root: Path, domains: list[str]) -> str:

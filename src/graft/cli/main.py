@@ -1,0 +1,50 @@
+"""The program `graft`: finds the command, runs it, and turns errors into a line each."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pkgutil import iter_modules
+
+from graft.cli import commands
+from graft.errors import UserError
+
+DEFAULT = "run"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first word names, or an experiment; returns the exit code, 0 on success alone."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    name = words.pop(0) if words and words[0] in command_names() else DEFAULT
+    try:
+        return int(import_module(f"graft.cli.commands.{name}").main(words))
+    except KeyboardInterrupt:
+        print("graft: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            explain(error)
+        return 1
+
+
+def command_names() -> list[str]:
+    """Every command: a module of `graft.cli.commands` each."""
+    return sorted(module.name for module in iter_modules(commands.__path__))
+
+
+def explain(error: Exception) -> None:
+    """Say what went wrong, a line for each error."""
+    if isinstance(error, UserError):
+        lines = str(error).splitlines()
+    else:
+        first = str(error).strip().partition("\n")[0]
+        lines = [f"{type(error).__name__}: {first}" if first else type(error).__name__, "--debug shows the traceback"]
+    for line in lines:
+        print(f"graft: {line}", file=sys.stderr)

@@ -1,0 +1,99 @@
+"""What a reader of a summary must be told beside the figures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graft.reports.settings import Record, short_names, value_of, varied_keys
+from graft.reports.tables import LOSS, differing_fingerprints, finished, newest_of_repeated, short_fingerprint
+
+CAPTION = (
+    "mean ± sample standard deviation over seeds; accuracies in %, gain in points, seconds of fitting on the target"
+)
+
+
+def warnings(records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(heading, text) for all that limits what the rows of `group_rows` say."""
+    done = finished(records)
+    notes = [("Not averaged", text) for text in kept_apart(rows)]
+    drifted = [name for name in ("code", "packages") if name in differing_fingerprints(done)]
+    if drifted:
+        notes.append(("Compare with care", f"rows come from runs that differ in {' and '.join(drifted)}"))
+    repeated = len(done) - len(newest_of_repeated(done))
+    if repeated:
+        runs = "1 run repeats" if repeated == 1 else f"{repeated} runs repeat"
+        notes.append(("Left out", f"{runs} a newer one of the same setting and seed"))
+    losers = [row for row in rows if row["gain"] and row["gain"]["mean"] < 0]
+    if losers:
+        worst = min(losers, key=lambda row: row["gain"]["mean"])
+        text = f"{len(losers)} of {len(rows)} rows end below their baseline, at worst {label(worst['setting'])}"
+        notes.append(("Negative transfer", f"{text} ({100 * worst['gain']['mean']:+.1f} points)"))
+    diverged = [record for record in done if record["metrics"].get(LOSS, 0.0) is None]
+    if diverged:
+        notes.append(("Diverged", f"the test loss of {len(diverged)} of {len(done)} runs is not a finite number"))
+    return notes
+
+
+def kept_apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One text for each setting whose runs differ in fingerprints, naming these and their values."""
+    settings: dict[str, dict[str, dict[str, None]]] = {}
+    for row in rows:
+        for name, value in row["differs"].items():
+            values = settings.setdefault(label(row["setting"]), {}).setdefault(name, {})
+            values[short_fingerprint(value)] = None
+    return [
+        f"runs of {name} differ in " + ", ".join(f"{key} ({' / '.join(values)})" for key, values in apart.items())
+        for name, apart in settings.items()
+    ]
+
+
+def label(setting: Mapping[str, str]) -> str:
+    """A row's setting in one line.
+
+    >>> label({"strategy": "lp_ft", "target.labels_per_class": "5"})
+    'strategy=lp_ft labels_per_class=5'
+    """
+    names = short_names(list(setting))
+    return " ".join(f"{names[name]}={value}" for name, value in setting.items()) or "one setting"
+
+
+def unfinished(records: Sequence[tuple[Path, Record]]) -> list[tuple[str, str]]:
+    """(status, which run and why) of every run that did not come to its end."""
+    names = varied_keys([record for _, record in records])
+    return [
+        (record["status"], f"{named(record, names)}: {reason(record)} ({shown(folder)})")
+        for folder, record in records
+        if record["status"] != "done"
+    ]
+
+
+def named(record: Record, names: Sequence[str]) -> str:
+    """A run by what varied and its seed."""
+    return label({name: value_of(record, name) for name in names} | {"seed": record["seed"]})
+
+
+def shown(folder: Path) -> Path:
+    """A folder as one would type it from here."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def reason(record: Record) -> str:
+    """Why a run has no end: the message of its error, without the traceback."""
+    if record["status"] == "running":
+        return "still running, or interrupted"
+    return error_message(str(record.get("error") or "no reason given"))
+
+
+def error_message(text: str) -> str:
+    """The message of an error in one line; `text` may be a whole traceback.
+
+    >>> error_message('Traceback (most recent call last):\\n  File "a.py", line 1\\ngraft.errors.UserError: no x\\n')
+    'UserError: no x'
+    """
+    lines = text.strip().splitlines()
+    if any(line.startswith("Traceback ") for line in lines):
+        last_frame = max(i for i, line in enumerate(lines) if line.startswith(("Traceback ", "  ")))
+        lines = lines[last_frame + 1 :] or lines[-1:]
+        name, colon, rest = lines[0].partition(":")
+        lines[0] = name.rpartition(".")[2] + colon + rest
+    return " ".join(line.strip() for line in lines)

@@ -1,0 +1,97 @@
+"""What makes one run another experiment than the next: its configuration, without where it writes and its seeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graft.records.record import NOT_IDENTITY
+
+Record = Mapping[str, Any]
+
+SEEDS = ("seed", "pretrain.seed")
+ABSENT = "–"  # shown where a run's configuration lacks a key that others have
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys; lists stay whole.
+
+    >>> flatten({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': [2]}
+    """
+    if not (isinstance(value, Mapping) and value):
+        return {prefix.removesuffix("."): value}
+    return {name: leaf for key, item in value.items() for name, leaf in flatten(item, f"{prefix}{key}.").items()}
+
+
+def setting(record: Record) -> dict[str, str]:
+    """The configuration that a run shares with its repetitions under other seeds: dotted key -> value as text.
+
+    As text because the order of a strategy's rules counts, and because 1, 1.0 and true are different limits.
+    """
+    left_out = (*NOT_IDENTITY, *SEEDS)
+    flat = flatten(record["config"])
+    return {
+        key: repr(value)
+        for key, value in flat.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in left_out)
+    }
+
+
+def seeds(record: Record) -> tuple[Any, ...]:
+    """The values of everything that is a seed of the run."""
+    flat = flatten(record["config"])
+    return (record["seed"], *(flat.get(name) for name in SEEDS))
+
+
+def varied_keys(records: Sequence[Record]) -> list[str]:
+    """The names that tell the records' settings apart, in the order of the configuration.
+
+    Where records choose differently in a group, the group's name stands for all that comes with the choice; a key of
+    the group is named beside it only where it differs between records of the same choice. A key that repeats another
+    one's values is left out.
+
+    >>> a = {"config": {"strategy": {"name": "scratch", "phases": [1]}, "optimizer": {"lr": 1}}}
+    >>> b = {"config": {"strategy": {"name": "lp_ft", "phases": [2]}, "optimizer": {"lr": 1}}}
+    >>> varied_keys([a, b])
+    ['strategy']
+    """
+    settings = [setting(record) for record in records]
+    names: dict[str, None] = {}
+    columns: set[tuple[Any, ...]] = set()
+    for key in dict.fromkeys(key for flat in settings for key in flat):
+        column = tuple(flat.get(key) for flat in settings)
+        group = key.partition(".")[0]
+        choices = tuple(choice(record, group) for record in records)
+        if len(set(choices)) > 1:
+            names[group] = None
+        told_apart = len(set(zip(choices, column, strict=True))) > len(set(choices))
+        if told_apart and column not in columns:
+            names[key] = None
+            columns.add(column)
+    return list(names)
+
+
+def choice(record: Record, group: str) -> str | None:
+    """What the record chose in a group of the configuration: its `name`, else the class it builds; None for a key."""
+    options = record["config"].get(group)
+    if not isinstance(options, Mapping):
+        return None
+    return str(options.get("name") or str(options.get("_target_")).rpartition(".")[2])
+
+
+def value_of(record: Record, name: str) -> str:
+    """What a record has under a name of `varied_keys`, as one would type it."""
+    chosen = choice(record, name)
+    if chosen is not None:
+        return chosen
+    value = flatten(record["config"]).get(name, ABSENT)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Each dotted name's last part, or the whole name where the last part is not unique.
+
+    >>> short_names(["strategy", "target.labels_per_class", "optimizer.lr", "pretrain.optimizer.lr"])["optimizer.lr"]
+    'optimizer.lr'
+    """
+    last = {name: name.rpartition(".")[2] for name in names}
+    return {name: part if list(last.values()).count(part) == 1 else name for name, part in last.items()}

@@ -1,0 +1,14 @@
+import numpy as np
+
+from graft.data.readers.digits import Digits
+
+
+def test_all_digits_in_full_range() -> None:
+    raw = Digits().read()
+    assert isinstance(raw.train.images, np.ndarray)
+    assert raw.train.images.shape == (1797, 8, 8)
+    assert raw.train.images.dtype == np.uint8
+    assert (raw.train.images.min(), raw.train.images.max()) == (0, 255)
+    assert np.bincount(raw.train.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert raw.class_names == tuple("0123456789")
+    assert raw.test is None
