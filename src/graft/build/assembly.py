@@ -1,0 +1,104 @@
+"""From a validated configuration to an Experiment: the one place where objects are made from names."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import Logger
+
+from graft.build.targets import arguments_of
+from graft.data.domain import Domain
+from graft.experiment import Experiment, Training
+
+Config = dict[str, Any]
+
+
+def build_experiment(config: Config) -> Experiment:
+    """The experiment that a plain, resolved and validated configuration describes; nothing is read or trained.
+
+    Raises:
+        UserError: a value that fits its type but not its purpose.
+    """
+    backbone = config["backbone"]
+    return Experiment(
+        name=experiment_name(config),
+        seed=config["seed"],
+        source=make_domain(config["source"]),
+        target=make_domain(config["target"]),
+        backbone=factory(without(backbone, "weights", "reinitialise")),
+        weights=backbone["weights"],
+        reinitialise=tuple(backbone["reinitialise"]),
+        mapping=factory(config["mapping"]),
+        head=factory(config["head"]),
+        pretrain=make_training(config, config["pretrain"], config["pretrain"]["max_epochs"], config["pretrain"]["seed"]),
+        transfer=make_training(config, config, config["trainer"]["max_epochs"], config["seed"]),
+        baselines={name: make(node) for name, node in config["baselines"].items()},
+        selection=config["selection"],
+        logger=make_logger(config["logger"]),
+        store=Path(config["paths"]["store"]).expanduser(),
+        config=config,
+    )
+
+
+def experiment_name(config: Config) -> str:
+    """The experiment's own name, or one made of source and target."""
+    if config["name"] is not None:
+        return str(config["name"])
+    source, target = config["source"], config["target"]["name"]
+    return f"{source['name']}_to_{target}" if source["_target_"] is not None else str(target)
+
+
+def make_training(config: Config, stage: Config, max_epochs: int, seed: int) -> Training:
+    """How one stage is trained: its own objective, optimizer, schedule and strategy under the common trainer."""
+    return Training(
+        strategy=make(stage["strategy"]),
+        objective=make(stage["objective"]),
+        optimizer=factory(stage["optimizer"]),
+        schedule=make(stage["scheduler"]),
+        trainer=factory(config["trainer"]),
+        max_epochs=max_epochs,
+        seed=seed,
+        callbacks=partial(make_callbacks, config["callbacks"]),
+    )
+
+
+def make_callbacks(nodes: Config) -> list[Callback]:
+    """Fresh callbacks for one fit."""
+    return [make(node) for node in nodes.values() if node["_target_"] is not None]
+
+
+def make_domain(node: Config) -> Domain | None:
+    """The domain, None for `_target_: null`; keys that only stand there to be passed down are left out."""
+    if node["_target_"] is None:
+        return None
+    accepted = arguments_of(node["_target_"])
+    domain: Domain = make({key: value for key, value in node.items() if key in accepted or key.startswith("_")})
+    return domain
+
+
+def make_logger(node: Config) -> Callable[[Path], Logger] | None:
+    """What makes a logger that writes into a folder, None for `_target_: null`."""
+    return None if node["_target_"] is None else partial(_logger_in, factory(node))
+
+
+def _logger_in(make_one: Callable[..., Logger], folder: Path) -> Logger:
+    return make_one(save_dir=folder)
+
+
+def make(node: Config) -> Any:
+    """The object that a node describes."""
+    return instantiate(node, _convert_="all")
+
+
+def factory(node: Config) -> Callable[..., Any]:
+    """The object that a node describes, once the remaining arguments are given; can be pickled."""
+    made = instantiate(node | {"_partial_": True}, _convert_="all")
+    return partial(made.func, *made.args, **made.keywords)
+
+
+def without(node: Config, *names: str) -> Config:
+    """The node without the keys that are not arguments."""
+    return {key: value for key, value in node.items() if key not in names}

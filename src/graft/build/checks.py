@@ -1,0 +1,151 @@
+"""Whether the parts of a configuration go together; each check yields a line for every error."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from graft.build.assembly import build_experiment, factory, make, make_domain, without
+from graft.errors import UserError, did_you_mean
+from graft.experiment import Experiment
+from graft.models.network import Network
+from graft.strategies.durations import Plateau
+from graft.strategies.phases import Strategy
+
+Config = dict[str, Any]
+
+MONITORED = ("val/accuracy", "val/loss")
+
+
+def check_source(config: Config) -> Iterator[str]:
+    """Without a source, weights, mapping and strategy must not need one."""
+    if config["source"]["_target_"] is not None:
+        return
+    if config["backbone"]["weights"] == "source" and config["strategy"]["initialize"] == "source":
+        yield (
+            "source=none: there is nothing to pretrain on; choose a source, strategy=scratch, "
+            "or backbone.weights=<name, file or run>"
+        )
+    if config["mapping"]["_target_"].endswith(".AlignmentMapping"):
+        yield "source=none: mapping=alignment brings the target's features onto the source's and needs a source"
+
+
+def check_epochs(config: Config) -> Iterator[str]:
+    """There must be something to train for."""
+    for path, value in (
+        ("trainer.max_epochs", config["trainer"].get("max_epochs")),
+        ("pretrain.max_epochs", config["pretrain"]["max_epochs"]),
+    ):
+        if value is None or value < 1:
+            yield f"{path}={value}; expected 1 or more"
+
+
+def check_monitors(config: Config) -> Iterator[str]:
+    """Callbacks, plateaus and the selection rule look at metrics that exist."""
+    monitors = {f"callbacks.{name}.monitor": node["monitor"] for name, node in config["callbacks"].items() if "monitor" in node}
+    strategies = {"strategy": config["strategy"], "pretrain.strategy": config["pretrain"]["strategy"]}
+    strategies |= {f"baselines.{name}": node for name, node in config["baselines"].items()}
+    for path, node in strategies.items():
+        phases = _strategy(node).parsed if _strategy(node) else ()
+        plateaus = {f"{path}.{phase.name}": phase.until for phase in phases if isinstance(phase.until, Plateau)}
+        monitors |= {f"{where}: plateau.monitor": plateau.monitor for where, plateau in plateaus.items()}
+    for path, monitor in monitors.items():
+        if monitor not in MONITORED:
+            yield f"{path}={monitor}: there is no such metric; {did_you_mean(str(monitor), MONITORED)}"
+    needs_val = [*monitors, *(["selection=best_val"] if config["selection"] == "best_val" else [])]
+    if needs_val and config["target"].get("val_fraction") == 0:
+        yield f"target.val_fraction=0: {needs_val[0]} needs validation samples"
+
+
+def check_device(config: Config) -> Iterator[str]:
+    """The accelerator is there, and knows the precision."""
+    trainer = config["trainer"]
+    accelerator, devices, precision = trainer["accelerator"], trainer["devices"], str(trainer["precision"])
+    num_gpus = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and num_gpus == 0:
+        yield f"trainer.accelerator={accelerator}: this machine has no GPU that torch can use; use trainer=auto or trainer=cpu"
+    elif accelerator in ("gpu", "cuda") and isinstance(devices, int) and devices > num_gpus:
+        yield f"trainer.devices={devices}: this machine has {num_gpus}"
+    elif accelerator == "mps" and not torch.backends.mps.is_available():
+        yield "trainer.accelerator=mps: this machine has no GPU of that kind; use trainer=auto or trainer=cpu"
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not num_gpus and not torch.backends.mps.is_available())
+    if on_cpu and precision in ("16-mixed", "16-true", "16"):
+        yield f"precision={precision}: not on a CPU; use precision=bf16-mixed or precision=32"
+    if accelerator == "mps" and precision in ("64", "64-true"):
+        yield f"precision={precision}: not on mps; use precision=32"
+
+
+def check_construction(config: Config) -> Iterator[str]:
+    """Each part accepts its own values; then each strategy accepts the network and the number of epochs."""
+    stages = (config, config["pretrain"])
+    makers: list[tuple[str, Callable[[Config], Any], Config]] = [
+        ("source: ", make_domain, config["source"]),
+        ("target: ", make_domain, config["target"]),
+        *(("", make, stage[name]) for stage in stages for name in ("strategy", "objective", "scheduler")),
+        *(("", make, node) for node in config["baselines"].values()),
+        ("", lambda node: factory(without(node, "weights", "reinitialise"))(), config["backbone"]),
+    ]
+    errors = [prefix + error for prefix, maker, node in makers if (error := _refusal(maker, node))]
+    yield from errors or _unfit_strategies(build_experiment(config))
+
+
+def _refusal(maker: Callable[[Config], Any], node: Config) -> str | None:
+    try:
+        _without_memory(lambda: maker(node))
+    except Exception as error:
+        cause = _user_error(error)
+        if cause is None:
+            raise
+        return str(cause)
+    return None
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The UserError that `instantiate` wrapped, None where something else went wrong."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+def _strategy(node: Config) -> Strategy | None:
+    """The strategy, None where it is refused; `check_construction` says why."""
+    try:
+        strategy: Strategy = make(node)
+    except Exception as error:
+        if _user_error(error) is None:
+            raise
+        return None
+    return strategy
+
+
+def _unfit_strategies(experiment: Experiment) -> Iterator[str]:
+    network = _without_memory(lambda: _network(experiment))
+    transfer, pretrain = experiment.transfer, experiment.pretrain
+    plans = [(strategy, transfer.max_epochs) for strategy in (transfer.strategy, *experiment.baselines.values())]
+    if experiment.source is not None and transfer.strategy.initialize == "source":
+        plans.append((pretrain.strategy, pretrain.max_epochs))
+    for strategy, max_epochs in plans:
+        try:
+            strategy.resolve(network, max_epochs)
+        except UserError as error:
+            yield str(error)
+
+
+def _network(experiment: Experiment) -> Network:
+    backbone = experiment.backbone()
+    mapping = experiment.mapping(backbone.num_features)
+    return Network(backbone, mapping, experiment.head(mapping.num_outputs, 2))
+
+
+def _without_memory(build: Callable[[], Any]) -> Any:
+    """What `build` makes, its weights mere shapes where its code allows that."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception as error:
+        if _user_error(error) is not None:
+            raise
+        return build()
+
+
+CHECKS = (check_source, check_epochs, check_monitors, check_device, check_construction)

@@ -1,0 +1,151 @@
+"""All that is wrong with a configuration, found before anything is built from it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from graft.build.checks import CHECKS
+from graft.build.targets import SPECIAL, arguments_of, check_target, missing_inside
+from graft.build.values import describe, fits
+from graft.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Part:
+    """A node with a `_target_`."""
+
+    supplied: tuple[str, ...] = ()  # arguments that the program passes itself
+    ours: tuple[str, ...] = ()  # keys that `build` reads and does not pass on
+    optional: bool = False  # `_target_: null` switches it off
+
+
+OPTIMIZER = Part(supplied=("params",))
+TRAINER = Part(
+    supplied=(
+        "callbacks",
+        "logger",
+        "plugins",
+        "default_root_dir",
+        "enable_checkpointing",
+        "enable_progress_bar",
+        "enable_model_summary",
+        "num_sanity_val_steps",
+        "use_distributed_sampler",
+    )
+)
+STAGE = {"strategy": Part(), "objective": Part(), "optimizer": OPTIMIZER, "scheduler": Part()}
+PARTS = {
+    "source": Part(optional=True),
+    "target": Part(),
+    "backbone": Part(ours=("weights", "reinitialise")),
+    "head": Part(supplied=("num_features", "num_classes")),
+    "mapping": Part(supplied=("num_features",)),
+    **STAGE,
+    "trainer": TRAINER,
+    "logger": Part(supplied=("save_dir",), optional=True),
+}
+SETTINGS = {
+    "name": str | None,
+    "seed": int,
+    "selection": Literal["last", "best_val"],
+    "precision": dict[str, str],
+    "callbacks": dict[str, dict],
+    "baselines": dict[str, dict],
+    "paths": dict[str, str],
+    "pretrain": dict,
+}
+INSIDE = {
+    "precision": {"value": str},
+    "paths": {"data": str, "outputs": str, "store": str},
+    "pretrain": {"max_epochs": int, "seed": int},
+    "backbone": {"weights": str, "reinitialise": list[str]},
+}
+
+
+def validate(config: dict[str, Any]) -> list[str]:
+    """Every error in a plain configuration, a line each; empty where it can be built.
+
+    Signatures and types are checked first; whether the parts go together is checked on a configuration that is sound.
+    """
+    errors = list(_structure(config))
+    return errors or [error for check in CHECKS for error in check(config)]
+
+
+def _structure(config: dict[str, Any]) -> Iterator[str]:
+    known = PARTS.keys() | SETTINGS.keys()
+    for name in config.keys() - known:
+        yield f"{name}: no such key; {did_you_mean(name, known)}"
+    for name in sorted(known - config.keys()):
+        yield f"{name}: is missing"
+    for name, part in PARTS.items():
+        if name in config:
+            yield from _part(name, config[name], part)
+    yield from _settings("", config, SETTINGS)
+    for name, settings in INSIDE.items():
+        if isinstance(config.get(name), dict):
+            yield from _settings(f"{name}.", config[name], settings)
+    yield from _groups_of_parts(config)
+
+
+def _part(path: str, node: Any, part: Part) -> Iterator[str]:
+    if not isinstance(node, dict) or "_target_" not in node:
+        yield f"{path}: expected a mapping with a _target_"
+    elif node["_target_"] is not None:
+        passed = passed_down(node)
+        inner = {f"{path}.{inside}.{name}:" for name, inside in passed.items()}
+        errors = check_target(path, node, part.supplied, {*part.ours, *passed})
+        yield from (error for error in errors if error.partition(" ")[0] not in inner)
+        for name, inside in passed.items():
+            yield from missing_inside(f"{path}.{name}", node[name])
+            if node[name] != node[inside][name]:
+                yield f"{path}.{name} and {path}.{inside}.{name} differ; one is passed on to the other, set {path}.{name}"
+    elif not part.optional:
+        yield f"{path}={node.get('name')}: there must be one"
+
+
+def passed_down(node: dict[str, Any]) -> dict[str, str]:
+    """Keys at the top of a node that are no arguments of its target but of a node inside it, with that node's name."""
+    try:
+        accepted = arguments_of(node["_target_"])
+    except UserError:  # check_target says so
+        return {}
+    inside = {name: value for name, value in node.items() if isinstance(value, dict) and "_target_" in value}
+    return {
+        key: name
+        for name, value in inside.items()
+        for key in value
+        if key in node and key not in accepted and key not in SPECIAL
+    }
+
+
+def _settings(prefix: str, node: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
+    for name, hint in settings.items():
+        value = node.get(name)
+        if name not in node:
+            if prefix:
+                yield f"{prefix}{name}: is missing"
+        elif value == "???":
+            yield f"{prefix}{name}: must be given; write {prefix}{name}=..."
+        elif not fits(value, hint):
+            yield f"{prefix}{name}={value!r}; expected {describe(hint)}"
+    if prefix and prefix.rstrip(".") not in PARTS:
+        known = settings.keys() | (STAGE if prefix == "pretrain." else {})
+        for name in sorted(node.keys() - known):
+            yield f"{prefix}{name}: no such key; {did_you_mean(name, known)}"
+
+
+def _groups_of_parts(config: dict[str, Any]) -> Iterator[str]:
+    pretrain, callbacks, baselines = (_mapping(config.get(name)) for name in ("pretrain", "callbacks", "baselines"))
+    for name, part in STAGE.items():
+        if name in pretrain:
+            yield from _part(f"pretrain.{name}", pretrain[name], part)
+        elif pretrain:
+            yield f"pretrain.{name}: is missing"
+    for name, node in callbacks.items():
+        yield from _part(f"callbacks.{name}", node, Part(optional=True))
+    for name, node in baselines.items():
+        yield from _part(f"baselines.{name}", node, Part())
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
