@@ -55,6 +55,16 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == labels).float().mean()
 
 
+def seed_global_generators(seed: int, device: torch.device) -> None:
+    """Seed the CPU's generator and the device's.
+
+    `torch.manual_seed` would also queue a call, with its stack trace, for every CUDA device that is not in use.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).manual_seed(seed)
+
+
 def network_outputs(network: Network, x: Tensor, from_features: bool) -> Outputs:
     """Run the network on inputs [n, c, h, w], or from its mapping on when `x` holds backbone features [n, d]."""
     hidden = x if from_features else network.backbone(x)
@@ -125,7 +135,7 @@ class GraftModule(LightningModule):
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         """The objective's total on one batch."""
         seed = stable_seed(self.seed, self.stage_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(seed)  # dropout and its kind
+        seed_global_generators(seed, self.device)  # dropout and its kind
         batch = self.view.train(batch, torch.Generator(self.device).manual_seed(seed))
         outputs = network_outputs(self.network, batch.x, self.from_features)
         terms = self.objective(outputs, batch.y, self.progress)

@@ -1,3 +1,5 @@
+import warnings
+from dataclasses import replace
 from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,15 @@ def test_damaged_file(tmp_path: Path, length: int) -> None:
     images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:length])
     assert "or is damaged there" in refusal("mnist", tmp_path)
+
+
+def test_old_pickles_do_not_warn() -> None:
+    def load(root: Path) -> Path:
+        message = "dtype(): align should be passed as Python or NumPy boolean but got `align=0`."
+        warnings.warn(message, np.exceptions.VisibleDeprecationWarning, stacklevel=1)
+        return root
+
+    assert replace(LAYOUTS["cifar10"], dataset=load).open(Path("here"), {}) == Path("here")
 
 
 def test_unknown_name(tmp_path: Path) -> None:

@@ -6,19 +6,35 @@ import sys
 from pathlib import Path
 
 import pytest
+from records_by_hand import done
 
 from graft.errors import UserError
 from graft.records.hashing import content_hash
-from graft.records.record import end_record, find_records, load_record, run_identity, start_record, write_record
+from graft.records.record import find_records, load_record, run_identity, start_record, write_record
 
 CONFIG = {"seed": 0, "strategy": {"name": "scratch"}, "paths": {"outputs": "here"}}
 
 
 def test_a_record_reads_back(tmp_path: Path) -> None:
-    record = end_record(start_record("default", 0, CONFIG), "done")
+    record = done(0.9)
     write_record(tmp_path, record)
     assert load_record(tmp_path) == record
     assert load_record(tmp_path / "record.json") == record
+
+
+@pytest.mark.parametrize("key", ["metrics", "fingerprints", "config"])
+def test_a_record_that_lacks_a_part_is_refused(tmp_path: Path, key: str) -> None:
+    record = done(0.9)
+    del record[key]
+    write_record(tmp_path, record)
+    with pytest.raises(UserError, match=f"{key} missing"):
+        load_record(tmp_path)
+
+
+def test_an_unknown_status_is_refused(tmp_path: Path) -> None:
+    write_record(tmp_path, done(0.9) | {"status": "dne"})
+    with pytest.raises(UserError, match="'dne', expected one of: running, done, failed"):
+        load_record(tmp_path)
 
 
 def test_identity_is_what_is_computed_not_where(tmp_path: Path) -> None:
@@ -40,19 +56,51 @@ def test_a_future_schema_is_refused(tmp_path: Path) -> None:
         load_record(tmp_path)
 
 
-def test_records_are_found_below_folders(tmp_path: Path) -> None:
-    for name in ("b", "a"):
-        (tmp_path / name).mkdir()
-        write_record(tmp_path / name, start_record(name, 0, CONFIG))
-    assert [record["experiment"] for _, record in find_records([tmp_path])] == ["a", "b"]
-    with pytest.raises(UserError, match="no such folder"):
-        find_records([tmp_path / "c"])
+def write_runs(root: Path, *names: str) -> None:
+    for name in names:
+        write_record(root / name, start_record(name, 0, CONFIG))
 
 
-def test_a_number_that_json_lacks_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        write_record(tmp_path, start_record("default", 0, CONFIG) | {"metrics": {"loss": float("nan")}})
-    assert not list(tmp_path.iterdir())
+def test_records_are_found_below_folders_job_10_after_job_9(tmp_path: Path) -> None:
+    write_runs(tmp_path, "10", "9", "1")
+    assert [record["experiment"] for _, record in find_records([tmp_path])] == ["1", "9", "10"]
+
+
+def test_a_run_named_twice_is_found_once(tmp_path: Path) -> None:
+    write_runs(tmp_path, "a", "b")
+    (tmp_path / "latest").symlink_to("b")
+    found = find_records([tmp_path, tmp_path / "latest", tmp_path / "b" / "record.json"])
+    assert [record["experiment"] for _, record in found] == ["a", "b"]
+
+
+def test_a_folder_that_is_not_there_brings_the_nearest_one_up(tmp_path: Path) -> None:
+    write_runs(tmp_path, "outputs")
+    with pytest.raises(UserError, match=r"no such folder; did you mean .*outputs'"):
+        find_records([tmp_path / "output"])
+
+
+def test_a_damaged_record_is_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_runs(tmp_path, "a", "b")
+    (tmp_path / "b" / "record.json").write_text("{")
+    assert [folder.name for folder, _ in find_records([tmp_path])] == ["a"]
+    assert str(tmp_path / "b" / "record.json") in caplog.text
+    with pytest.raises(UserError, match="not valid JSON"):
+        find_records([tmp_path / "b"])
+
+
+def test_a_number_that_json_lacks_is_null(tmp_path: Path) -> None:
+    record = start_record("default", 0, CONFIG) | {"metrics": {"loss": float("nan")}, "history": [(1, float("inf"))]}
+    write_record(tmp_path, record)
+    assert load_record(tmp_path)["metrics"] == {"loss": None}
+    assert load_record(tmp_path)["history"] == [[1, None]]
+
+
+def test_the_hash_is_the_same_in_every_process_and_tells_types_apart() -> None:
+    # Computed by: printf '{"a": [1, 2.0], "b": null}' | sha256sum
+    assert (
+        content_hash({"b": None, "a": (1, 2.0)}) == "bd875cb0c864a4c2d6094ec21bfd3bc09a21435db8c9b37396ddd86ae47e0065"
+    )
+    assert len({content_hash(value) for value in (1, 1.0, True, "1", [1], None)}) == 6
 
 
 def test_only_plain_values_have_a_hash() -> None:
@@ -62,7 +110,7 @@ def test_only_plain_values_have_a_hash() -> None:
 
 def test_records_and_reports_import_neither_torch_nor_lightning() -> None:
     code = (
-        "import sys, graft.records.store, graft.records.record, graft.reports.terminal, graft.reports.export;"
-        "sys.exit(any(m in sys.modules for m in ('torch', 'pytorch_lightning')))"
+        "import sys, graft.records.store, graft.records.record, graft.reports.report;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'torchvision', 'pytorch_lightning')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,10 @@ def fill(entry: Path) -> None:
     (entry / "weights.bin").write_bytes(b"weights")
 
 
+def must_not_run(entry: Path) -> None:
+    raise AssertionError("made twice")
+
+
 def test_what_was_made_is_found(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.entry("backbone", KEY) is None
@@ -31,13 +36,10 @@ def test_what_exists_is_not_made_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.get_or_make("backbone", KEY, fill)
 
-    def must_not_run(entry: Path) -> None:
-        raise AssertionError("made twice")
-
     store.get_or_make("backbone", KEY, must_not_run)
 
 
-@pytest.mark.parametrize("damage", ["change", "truncate", "remove", "manifest"])
+@pytest.mark.parametrize("damage", ["change", "truncate", "remove", "manifest", "list"])
 def test_a_damaged_entry_is_set_aside_and_made_again(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -50,7 +52,7 @@ def test_a_damaged_entry_is_set_aside_and_made_again(
     elif damage == "remove":
         file.unlink()
     else:
-        (file.parent / "manifest.json").write_text("{")
+        (file.parent / "manifest.json").write_text("{" if damage == "manifest" else "[]")
     assert store.entry("backbone", KEY) is None
     assert "damaged" in caplog.text
     assert len(list((tmp_path / "damaged").iterdir())) == 1
@@ -75,6 +77,80 @@ def count_and_fill(entry: Path) -> None:
         file.write("x")
     time.sleep(0.2)
     fill(entry)
+
+
+def test_a_child_forked_while_the_lock_is_held_does_not_hold_it(tmp_path: Path) -> None:
+    with file_lock(tmp_path / "lock"):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+    try:
+        with file_lock(tmp_path / "lock", wait=False):
+            pass
+    finally:
+        child.kill()
+        child.join()
+
+
+def hold_with_a_worker(root: Path) -> None:
+    with file_lock(root / "lock"):
+        worker = os.fork()
+        if worker == 0:
+            (root / "worker").write_text(str(os.getpid()))
+            os.replace(root / "worker", root / "ready")
+        time.sleep(60)
+
+
+def test_a_killed_holder_frees_the_lock_though_its_workers_live_on(tmp_path: Path) -> None:
+    holder = multiprocessing.get_context("fork").Process(target=hold_with_a_worker, args=(tmp_path,))
+    holder.start()
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    worker = int((tmp_path / "ready").read_text())
+    try:
+        holder.kill()
+        holder.join()
+        os.kill(worker, 0)  # still there
+        with file_lock(tmp_path / "lock", wait=False):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_waiting_process_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    store = Store(tmp_path)
+    entered, leave = threading.Event(), threading.Event()
+
+    def slowly(entry: Path) -> None:
+        entered.set()
+        leave.wait(10)
+        fill(entry)
+
+    maker = threading.Thread(target=store.get_or_make, args=("backbone", KEY, slowly))
+    maker.start()
+    entered.wait(10)
+    waiter = threading.Thread(target=store.get_or_make, args=("backbone", KEY, must_not_run))
+    waiter.start()
+    while "waiting" not in caplog.text:
+        assert waiter.is_alive()
+        time.sleep(0.01)
+    leave.set()
+    maker.join(), waiter.join()
+    assert store.entry("backbone", KEY) is not None
+
+
+def test_several_that_find_damage_set_it_aside_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (store.get_or_make("backbone", KEY, fill) / "weights.bin").write_bytes(b"weightz")
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=ask, args=(tmp_path,)) for _ in range(6)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 6
+    assert (tmp_path / "count").read_text() == "x"
+    assert len(list((tmp_path / "damaged").iterdir())) == 1
 
 
 def ask(root: Path) -> None:
@@ -110,7 +186,8 @@ def test_a_killed_maker_leaves_no_entry_and_no_lock(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert Store(tmp_path).entry("backbone", KEY) is None
-    assert Store(tmp_path).get_or_make("backbone", KEY, fill).is_dir()
+    entry = Store(tmp_path).get_or_make("backbone", KEY, fill)
+    assert [path.name for path in entry.parent.iterdir()] == [KEY]
 
 
 def test_a_lock_that_is_held_is_said_to_be(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""From a plain configuration to an experiment: validation, then assembly."""

@@ -22,18 +22,19 @@ def build_experiment(config: Config) -> Experiment:
     Raises:
         UserError: a value that fits its type but not its purpose.
     """
-    backbone = config["backbone"]
+    backbone, pretrain, target = config["backbone"], config["pretrain"], make_domain(config["target"])
+    assert target is not None, "validation refuses target=none"
     return Experiment(
         name=experiment_name(config),
         seed=config["seed"],
         source=make_domain(config["source"]),
-        target=make_domain(config["target"]),
+        target=target,
         backbone=factory(without(backbone, "weights", "reinitialise")),
         weights=backbone["weights"],
         reinitialise=tuple(backbone["reinitialise"]),
         mapping=factory(config["mapping"]),
         head=factory(config["head"]),
-        pretrain=make_training(config, config["pretrain"], config["pretrain"]["max_epochs"], config["pretrain"]["seed"]),
+        pretrain=make_training(config, pretrain, pretrain["max_epochs"], pretrain["seed"]),
         transfer=make_training(config, config, config["trainer"]["max_epochs"], config["seed"]),
         baselines={name: make(node) for name, node in config["baselines"].items()},
         selection=config["selection"],

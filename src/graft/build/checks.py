@@ -42,11 +42,14 @@ def check_epochs(config: Config) -> Iterator[str]:
 
 def check_monitors(config: Config) -> Iterator[str]:
     """Callbacks, plateaus and the selection rule look at metrics that exist."""
-    monitors = {f"callbacks.{name}.monitor": node["monitor"] for name, node in config["callbacks"].items() if "monitor" in node}
+    monitors = {
+        f"callbacks.{name}.monitor": node["monitor"] for name, node in config["callbacks"].items() if "monitor" in node
+    }
     strategies = {"strategy": config["strategy"], "pretrain.strategy": config["pretrain"]["strategy"]}
     strategies |= {f"baselines.{name}": node for name, node in config["baselines"].items()}
     for path, node in strategies.items():
-        phases = _strategy(node).parsed if _strategy(node) else ()
+        strategy = _strategy(node)
+        phases = strategy.parsed if strategy is not None else ()
         plateaus = {f"{path}.{phase.name}": phase.until for phase in phases if isinstance(phase.until, Plateau)}
         monitors |= {f"{where}: plateau.monitor": plateau.monitor for where, plateau in plateaus.items()}
     for path, monitor in monitors.items():
@@ -63,11 +66,11 @@ def check_device(config: Config) -> Iterator[str]:
     accelerator, devices, precision = trainer["accelerator"], trainer["devices"], str(trainer["precision"])
     num_gpus = torch.cuda.device_count()
     if accelerator in ("gpu", "cuda") and num_gpus == 0:
-        yield f"trainer.accelerator={accelerator}: this machine has no GPU that torch can use; use trainer=auto or trainer=cpu"
+        yield f"trainer.accelerator={accelerator}: torch finds no GPU here; use trainer=auto or trainer=cpu"
     elif accelerator in ("gpu", "cuda") and isinstance(devices, int) and devices > num_gpus:
         yield f"trainer.devices={devices}: this machine has {num_gpus}"
     elif accelerator == "mps" and not torch.backends.mps.is_available():
-        yield "trainer.accelerator=mps: this machine has no GPU of that kind; use trainer=auto or trainer=cpu"
+        yield "trainer.accelerator=mps: torch finds no such GPU here; use trainer=auto or trainer=cpu"
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not num_gpus and not torch.backends.mps.is_available())
     if on_cpu and precision in ("16-mixed", "16-true", "16"):
         yield f"precision={precision}: not on a CPU; use precision=bf16-mixed or precision=32"

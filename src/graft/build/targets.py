@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from graft.build.values import describe, fits
 from graft.errors import UserError, did_you_mean, nearest
@@ -68,13 +68,13 @@ def _check_names(
     signature = inspect.signature(locate(node["_target_"]))
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     choices = (parameters.keys() | ours) - supplied
-    for name in node.keys() - {*SPECIAL}:
+    for name in (key for key in node if key not in SPECIAL):
         if name in supplied:
             yield f"{path}.{name}: cannot be set; graft passes it itself"
         elif name not in choices and (not takes_any or nearest(name, choices)):
             match = nearest(name, choices)
-            hint = f"did you mean {path + '.' + match!r}?" if match else f"{path} takes {', '.join(sorted(choices))}"
-            yield f"{path}.{name}: no such key; {hint}"
+            takes = f"{path} takes {', '.join(sorted(choices)) or 'none'}"
+            yield f"{path}.{name}: no such key; " + (f"did you mean {f'{path}.{match}'!r}?" if match else takes)
     required = {name for name, parameter in signature.parameters.items() if _is_required(parameter)}
     for name in sorted(required - supplied - node.keys()):
         yield f"{path}.{name}: is missing; expected {describe(parameters[name])}"
@@ -114,7 +114,7 @@ def arguments_of(target: Any) -> dict[str, Any]:
     """
     function = locate(target)
     try:
-        hints = get_type_hints(function.__init__ if isinstance(function, type) else function)
+        hints = get_type_hints(cast(Any, function).__init__ if isinstance(function, type) else function)
     except (NameError, TypeError):  # annotations that exist for type checkers alone
         hints = {}
     parameters = inspect.signature(function).parameters.values()

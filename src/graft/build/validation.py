@@ -44,7 +44,7 @@ PARTS = {
     "trainer": TRAINER,
     "logger": Part(supplied=("save_dir",), optional=True),
 }
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "name": str | None,
     "seed": int,
     "selection": Literal["last", "best_val"],
@@ -54,7 +54,7 @@ SETTINGS = {
     "paths": dict[str, str],
     "pretrain": dict,
 }
-INSIDE = {
+INSIDE: dict[str, dict[str, Any]] = {
     "precision": {"value": str},
     "paths": {"data": str, "outputs": str, "store": str},
     "pretrain": {"max_epochs": int, "seed": int},
@@ -73,7 +73,7 @@ def validate(config: dict[str, Any]) -> list[str]:
 
 def _structure(config: dict[str, Any]) -> Iterator[str]:
     known = PARTS.keys() | SETTINGS.keys()
-    for name in config.keys() - known:
+    for name in (key for key in config if key not in known):
         yield f"{name}: no such key; {did_you_mean(name, known)}"
     for name in sorted(known - config.keys()):
         yield f"{name}: is missing"
@@ -81,9 +81,9 @@ def _structure(config: dict[str, Any]) -> Iterator[str]:
         if name in config:
             yield from _part(name, config[name], part)
     yield from _settings("", config, SETTINGS)
-    for name, settings in INSIDE.items():
+    for name, inner in INSIDE.items():
         if isinstance(config.get(name), dict):
-            yield from _settings(f"{name}.", config[name], settings)
+            yield from _settings(f"{name}.", config[name], inner)
     yield from _groups_of_parts(config)
 
 
@@ -98,7 +98,7 @@ def _part(path: str, node: Any, part: Part) -> Iterator[str]:
         for name, inside in passed.items():
             yield from missing_inside(f"{path}.{name}", node[name])
             if node[name] != node[inside][name]:
-                yield f"{path}.{name} and {path}.{inside}.{name} differ; one is passed on to the other, set {path}.{name}"
+                yield f"{path}.{name}={node[name]!r} and {path}.{inside}.{name}={node[inside][name]!r}; set only one"
     elif not part.optional:
         yield f"{path}={node.get('name')}: there must be one"
 
@@ -129,7 +129,7 @@ def _settings(prefix: str, node: dict[str, Any], settings: dict[str, Any]) -> It
         elif not fits(value, hint):
             yield f"{prefix}{name}={value!r}; expected {describe(hint)}"
     if prefix and prefix.rstrip(".") not in PARTS:
-        known = settings.keys() | (STAGE if prefix == "pretrain." else {})
+        known = {*settings, *(STAGE if prefix == "pretrain." else ())}
         for name in sorted(node.keys() - known):
             yield f"{prefix}{name}: no such key; {did_you_mean(name, known)}"
 

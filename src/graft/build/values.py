@@ -15,7 +15,15 @@ SCALARS: dict[Any, tuple[type, ...]] = {
     Path: (str,),
     types.NoneType: (types.NoneType,),
 }
-SEQUENCES = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+SEQUENCES = (
+    list,
+    tuple,
+    set,
+    frozenset,
+    collections.abc.Sequence,
+    collections.abc.Iterable,
+    collections.abc.Collection,
+)
 MAPPINGS = (dict, collections.abc.Mapping)
 
 

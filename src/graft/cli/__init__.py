@@ -1,0 +1,1 @@
+"""The program `graft`: commands, Hydra, folders; what a user types and reads."""

@@ -25,7 +25,9 @@ def command_parser(name: str, **settings: Any) -> Parser:
     """A parser for the command `name` that describes it by its module's docstring."""
     summary = import_module(f"graft.cli.commands.{name}").__doc__ or ""
     description = summary.replace("``", "").strip()
-    parser = Parser(prog=f"graft {name}", description=description, formatter_class=RawDescriptionHelpFormatter, **settings)
+    parser = Parser(
+        prog=f"graft {name}", description=description, formatter_class=RawDescriptionHelpFormatter, **settings
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

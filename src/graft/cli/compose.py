@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra import version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.config_loader import ConfigLoader
@@ -29,6 +30,7 @@ def hydra_application(config_dir: Path | None = None) -> Iterator[Hydra]:
         UserError: `config_dir` does not exist.
     """
     GlobalHydra.instance().clear()
+    version.setbase("1.3")  # among others: a job does not change the working directory
     try:
         yield Hydra.create_main_hydra2("graft", search_path(config_dir))
     finally:
@@ -66,16 +68,46 @@ def compose_sweep(loader: ConfigLoader, overrides: Sequence[str]) -> Sweep:
         return Sweep(overrides, None, [plain_config(base, loader)])
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     [jobs] = BasicSweeper.split_arguments([item for item in parsed if not item.is_hydra_override()], None)
-    errors: list[str] = []
-    configs = []
+    configs: list[dict[str, Any]] = []
+    errors: list[list[str]] = []
     for job in jobs:
         try:
             configs.append(compose(loader, job))
+            errors.append([])
         except UserError as error:
-            errors += str(error).splitlines()
+            errors.append(str(error).splitlines())
+    refuse_jobs(errors, jobs)
+    return Sweep(overrides, jobs, configs)
+
+
+def refuse(errors: Sequence[str]) -> None:
+    """Raise all errors as one.
+
+    Raises:
+        UserError: where there are errors.
+    """
     if errors:
         raise UserError("\n".join(dict.fromkeys(errors)))
-    return Sweep(overrides, jobs, configs)
+
+
+def refuse_jobs(errors: Sequence[Sequence[str]], jobs: Sequence[Sequence[str]] | None) -> None:
+    """Raise the errors of all jobs as one, each error once; what only some jobs suffer from names the first of them.
+
+    Raises:
+        UserError: where there are errors.
+    """
+    jobs = jobs or [[]]
+    lines = []
+    for line in dict.fromkeys(line for lines in errors for line in lines):
+        suffering = [job for job, its_errors in zip(jobs, errors, strict=True) if line in its_errors]
+        lines.append(line if len(suffering) == len(jobs) else f"{line} (with {own_overrides(suffering[0], jobs)})")
+    refuse(lines)
+
+
+def own_overrides(job: Sequence[str], jobs: Sequence[Sequence[str]]) -> str:
+    """The overrides that set a job apart from the others of its sweep."""
+    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+    return " ".join(override for override in job if override not in common)
 
 
 def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConfig:

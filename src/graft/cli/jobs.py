@@ -4,9 +4,11 @@ import gc
 import logging
 import shutil
 import signal
+import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from graft.cli.compose import plain_config
-from graft.cli.folders import locked
+from graft.cli.compose import own_overrides, plain_config, refuse
+from graft.cli.folders import SWEEP, locked
 from graft.errors import UserError
+from graft.records.files import read_json
 from graft.records.record import RECORD, end_record, load_record, run_identity, start_record, write_record
 
 log = logging.getLogger(__name__)
@@ -27,16 +30,6 @@ def check(config: dict[str, Any]) -> list[str]:
     from graft.build.validation import validate
 
     return validate(config)
-
-
-def refuse(errors: list[str]) -> None:
-    """Raise all errors as one.
-
-    Raises:
-        UserError: where there are errors.
-    """
-    if errors:
-        raise UserError("\n".join(dict.fromkeys(errors)))
 
 
 def run_in(config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -88,20 +81,33 @@ def write_failure(folder: Path, config: dict[str, Any], error: BaseException) ->
     write_record(folder, end_record(record, "failed", reason))
 
 
-def single_job(done: Callable[[dict[str, Any]], None]) -> Callable[[DictConfig], None]:
-    """The task of a single run, for Hydra; `done` gets the record."""
+@dataclass
+class SingleJob:
+    """The task of a single run, for Hydra; keeps what came of it."""
 
-    def task(composed: DictConfig) -> None:
+    record: dict[str, Any] | None = None
+    error: Exception | None = None
+
+    def __call__(self, composed: DictConfig) -> None:
+        """Run; an error is kept, since Hydra would print its own words about it."""
         config = plain_config(composed, GlobalHydra.instance().config_loader())
-        done(run_in(config, output_folder()))
+        try:
+            self.record = run_in(config, output_folder())
+        except Exception as error:
+            self.error = error
 
-    return task
+    def result(self) -> dict[str, Any]:
+        """The record; or the error that ended the run is raised."""
+        if self.error is not None:
+            raise self.error
+        assert self.record is not None
+        return self.record
 
 
 def sweep_job(composed: DictConfig) -> None:
     """The task of one job of a sweep, for Hydra: a failure is written down and does not stop the others."""
-    folder, settings = output_folder(), HydraConfig.get()
-    title = f"job {settings.job.num}: {' '.join(settings.overrides.task)}"
+    folder, number = output_folder(), HydraConfig.get().job.num
+    title = job_title(folder.parent, number, list(HydraConfig.get().overrides.task))
     config = plain_config(composed, GlobalHydra.instance().config_loader())
     if is_done(folder, config):
         log.info("%s (done before)", title)
@@ -116,9 +122,22 @@ def sweep_job(composed: DictConfig) -> None:
             run_in(config, folder)
         except Exception as error:
             write_failure(folder, config, error)
-            log.error("job %s failed: %s", settings.job.num, str(error).strip().partition("\n")[0] or type(error).__name__)
+            log.error("job %s failed: %s", number, one_line(error))
             log.debug("", exc_info=error)
     gc.collect()  # networks hang in reference cycles; a long sweep must not pile them up
+
+
+def job_title(sweep: Path, number: int, overrides: list[str]) -> str:
+    """The job's number and what sets it apart from the other jobs."""
+    jobs: list[list[str]] = read_json(sweep / SWEEP)["jobs"] or []
+    position = f" ({number + 1} of {len(jobs)})" if jobs else ""
+    return f"job {number}{position}: {own_overrides(overrides, jobs)}"
+
+
+def one_line(error: Exception) -> str:
+    """An error in a line."""
+    first = str(error).strip().partition("\n")[0]
+    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}".removesuffix(": ")
 
 
 def is_done(folder: Path, config: dict[str, Any]) -> bool:
@@ -139,4 +158,13 @@ def discard_unless_begun(folder: Path) -> bool:
     if (folder / RECORD).exists():
         return False
     shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # others have runs in it
+        folder.parent.rmdir()
     return True
+
+
+def log_to_terminal() -> None:
+    """Print what a run says of its progress where Hydra does not set that up."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -41,10 +41,13 @@ def command_names() -> list[str]:
 
 def explain(error: Exception) -> None:
     """Say what went wrong, a line for each error."""
-    if isinstance(error, UserError):
-        lines = str(error).splitlines()
-    else:
-        first = str(error).strip().partition("\n")[0]
-        lines = [f"{type(error).__name__}: {first}" if first else type(error).__name__, "--debug shows the traceback"]
+    lines = (
+        str(error).splitlines() if isinstance(error, UserError) else [_in_a_line(error), "--debug shows the traceback"]
+    )
     for line in lines:
         print(f"graft: {line}", file=sys.stderr)
+
+
+def _in_a_line(error: Exception) -> str:
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -43,8 +43,7 @@ def _parse(override: str) -> Override | None:
 
 def groups(loader: ConfigLoader) -> list[str]:
     """The groups of graft, without those of Hydra."""
-    names = loader.get_group_options("", ObjectType.GROUP)
-    return sorted(name for name in names if name not in ("env", "hydra_debug"))
+    return sorted(loader.get_group_options("", ObjectType.GROUP))
 
 
 def first_words(error: BaseException) -> str:
@@ -66,18 +65,29 @@ def diagnose(loader: ConfigLoader, overrides: Sequence[str], mode: RunMode) -> l
     for text in overrides:
         override = _parse(text)
         if override is None:
-            errors.append(f"{text}: not an override; expected key=value")
+            errors.append(f"{text}: {_neither(text)}")
         elif mode is RunMode.RUN and override.is_sweep_override():
-            errors.append(f"{text}: several values; add -m to run each, or write {override.key_or_group}=[...] for a list")
+            errors.append(
+                f"{text}: several values; add -m to run each, or write {override.key_or_group}=[...] for a list"
+            )
         elif not override.is_hydra_override() and override.key_or_group != "hydra":
             parsed.append(override)
     known = Known.of(loader, [])
     of_groups = [item for item in parsed if item.key_or_group in known.groups]
     errors += [error for item in of_groups if (error := known.explain_choice(item))]
-    sound = [str(item.input_line) for item in of_groups if not known.explain_choice(item) and not item.is_sweep_override()]
+    sound = [
+        str(item.input_line) for item in of_groups if not known.explain_choice(item) and not item.is_sweep_override()
+    ]
     known = Known.of(loader, sound)
     values = [item for item in parsed if item.key_or_group not in known.groups]
     return errors + [error for item in values if (error := known.explain_key(item))]
+
+
+def _neither(text: str) -> str:
+    from graft.cli.main import command_names
+
+    match = nearest(text, command_names())
+    return f"no such command; did you mean {match!r}?" if match else "not an override; expected key=value"
 
 
 @dataclass(frozen=True)
@@ -139,12 +149,14 @@ class Known:
         parent, key = ".".join(path[:depth]), path[depth]
         if depth == 0:
             names = sorted({*names, *self.groups})
-        match = nearest(key, names) or next((name for name in names if key in _children(self._at(path[:depth], name))), None)
+        match = nearest(key, names) or next(
+            (name for name in names if key in _children(self._at(path[:depth], name))), None
+        )
         if match is not None:
             rest = [match, key] if match != nearest(key, names) else [match, *path[depth + 1 :]]
             return f"{'.'.join(path)}: no such key; did you mean {'.'.join([*path[:depth], *rest])!r}?"
         if not names:
-            return f"{'.'.join(path)}: {parent} is a single value and has no keys"
+            return f"{'.'.join(path)}: no such key; {parent} has none"
         return f"{'.'.join(path)}: no such key; {parent or 'graft'} has {', '.join(names)}"
 
     def _at(self, path: list[str], name: str) -> Any:
@@ -153,5 +165,5 @@ class Known:
 
 def _children(node: Any) -> list[str]:
     if isinstance(node, DictConfig):
-        return [] if node._is_none() else [str(key) for key in node]
+        return [] if node._is_none() else [str(key) for key in node if not str(key).startswith("_")]
     return [str(index) for index in range(len(node))] if isinstance(node, ListConfig) else []

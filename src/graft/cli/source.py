@@ -10,7 +10,8 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 
 import graft
-from graft.errors import UserError, did_you_mean
+from graft.cli.folders import nearest_sibling
+from graft.errors import UserError
 
 SHARED = {"source": "domain", "target": "domain"}  # group -> folder with its files
 PRIMARY = "config"
@@ -76,7 +77,5 @@ def search_path(config_dir: Path | None = None) -> ConfigSearchPath:
 def _existing(folder: Path) -> Path:
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
-        siblings = [path.name for path in folder.parent.glob("*/")] if folder.parent.is_dir() else []
-        hint = f"; {did_you_mean(folder.name, siblings)}" if siblings else ""
-        raise UserError(f"--config-dir {folder}: no such folder{hint}")
+        raise UserError(f"--config-dir {folder}: no such folder{nearest_sibling(folder)}")
     return folder

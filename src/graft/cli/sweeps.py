@@ -83,5 +83,7 @@ def summarise(folder: Path, jobs: Sequence[Sequence[str]] | None) -> bool:
     console.print(str(folder), style="dim", soft_wrap=True)
     bad = len(missing) + sum(record["status"] != "done" for _, record in records)
     if bad:
-        console.print(f"graft resume {folder} runs the {bad} of {len(jobs or records)} that are not done", soft_wrap=True)
+        console.print(
+            f"graft resume {folder} runs the {bad} of {len(jobs or records)} that are not done", soft_wrap=True
+        )
     return bad > 0

@@ -87,7 +87,7 @@ class Domain(LightningDataModule):
             return
         raw = self.reader.read()
         splits, skipped = self._decode(raw, preprocessing)
-        check_classes(splits, raw.class_names)
+        self._check_classes(splits, raw.class_names)
         self.datasets, self.pool = self._split(splits, raw.class_names)
         self.class_names = raw.class_names
         self.num_classes = len(raw.class_names)
@@ -178,6 +178,20 @@ class Domain(LightningDataModule):
         log.warning("%s: left out %d %s that cannot be read: %s", self.name, len(broken), noun, listed)
         return names
 
+    def _check_classes(self, splits: dict[str, tuple[Images, np.ndarray]], class_names: tuple[str, ...]) -> None:
+        """Refuse classes without training samples, and samples of classes that are not trained."""
+        if len(class_names) < 2:
+            raise UserError(f"{self.name}: expected two classes or more, found {len(class_names)}")
+        counts = np.bincount(splits["train"][1], minlength=len(class_names))
+        empty = [repr(name) for name, count in zip(class_names, counts, strict=True) if count == 0]
+        if empty:
+            raise UserError(f"{self.name}: no training images of class {', '.join(empty)}")
+        for split, (_, labels) in splits.items():
+            if len(labels) and labels.max() >= len(class_names):
+                raise UserError(
+                    f"{self.name}: {split} holds the label {labels.max()}, but there are {len(class_names)} classes"
+                )
+
     def _split(
         self, splits: dict[str, tuple[Images, np.ndarray]], class_names: tuple[str, ...]
     ) -> tuple[dict[str, LabelledImages], LabelledImages]:
@@ -208,21 +222,3 @@ def labels_of_readable(split: RawSplit, unreadable: list[Unreadable]) -> np.ndar
         return split.labels
     left_out = {found.path for found in unreadable}
     return split.labels[[path not in left_out for path in split.images]]
-
-
-def check_classes(splits: dict[str, tuple[Images, np.ndarray]], class_names: tuple[str, ...]) -> None:
-    """Refuse classes without training samples, and test or validation samples of classes that are not trained.
-
-    Raises:
-        UserError: naming them.
-    """
-    counts = np.bincount(splits["train"][1], minlength=len(class_names))
-    empty = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
-    if empty or not class_names:
-        named = ", ".join(repr(name) for name in empty)
-        raise UserError(f"no training images of class {named}" if empty else "no training images")
-    for split, (_, labels) in splits.items():
-        if len(labels) and labels.max() >= len(class_names):
-            raise UserError(
-                f"{split} holds the label {labels.max()}, but there are {len(class_names)} classes in train"
-            )

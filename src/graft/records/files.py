@@ -112,4 +112,5 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
     finally:
         if descriptor in _held:
             _held.remove(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for a child that was forked a moment ago
             os.close(descriptor)

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ def results_csv(records: Sequence[tuple[Path, Record]], root: Path | None = None
         root: the folder that runs are named from; by default the deepest one above all.
     """
     names = varied_keys([record for _, record in records])
-    root = root or Path(os.path.commonpath([folder.parent for folder, _ in records]))
-    lines = [csv_row(os.path.relpath(folder, root), record, names) for folder, record in records]
+    folders = [folder.resolve() for folder, _ in records]
+    root = root.resolve() if root else Path(os.path.commonpath([folder.parent for folder in folders]))
+    runs = [os.path.relpath(folder, root) for folder in folders]
+    lines = [csv_row(run, record, names) for run, (_, record) in zip(runs, records, strict=True)]
     columns = dict.fromkeys(column for line in lines for column in line)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
@@ -49,7 +51,7 @@ def csv_row(run: str, record: Record, names: Sequence[str]) -> dict[str, Any]:
 def write_results_csv(folder: Path, records: Sequence[tuple[Path, Record]]) -> Path:
     """Leave `results.csv` in a sweep's folder."""
     path = folder / RESULTS
-    atomic_write_bytes(path, results_csv(records, folder.resolve()).encode())
+    atomic_write_bytes(path, results_csv(records, folder).encode())
     return path
 
 
@@ -57,15 +59,14 @@ def markdown(records: Sequence[tuple[Path, Record]]) -> str:
     """The summary as Markdown: a table with one row for each setting, and what must be said beside it."""
     plain = [record for _, record in records]
     rows = group_rows(plain)
-    lines = [*markdown_table(rows), "", CAPTION] if rows else []
-    for heading, text in [*warnings(plain, rows), *unfinished(records)]:
-        lines += ["", f"**{heading}**: {text}"]
-    return "\n".join(lines) + "\n"
+    parts = [markdown_table(rows), f"{CAPTION}\n"] if rows else []
+    parts += [f"**{heading}**: {text}\n" for heading, text in [*warnings(plain, rows), *unfinished(records)]]
+    return "\n".join(parts)
 
 
-def markdown_table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The lines of a Markdown table of the rows of `tables.group_rows`."""
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `tables.group_rows`, of which there is at least one, as a Markdown table."""
     headings, *settings = setting_cells(rows)
     lines = [[*headings, *FIGURES], ["---"] * len(headings) + ["---:"] * len(FIGURES)]
     lines += [[*cells, *figures(row)] for row, cells in zip(rows, settings, strict=True)]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -26,7 +26,7 @@ def warnings(records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> li
     losers = [row for row in rows if row["gain"] and row["gain"]["mean"] < 0]
     if losers:
         worst = min(losers, key=lambda row: row["gain"]["mean"])
-        text = f"{len(losers)} of {len(rows)} rows end below their baseline, at worst {label(worst['setting'])}"
+        text = f"below the baseline in {len(losers)} of {len(rows)} rows, at worst {label(worst['setting'])}"
         notes.append(("Negative transfer", f"{text} ({100 * worst['gain']['mean']:+.1f} points)"))
     diverged = [record for record in done if record["metrics"].get(LOSS, 0.0) is None]
     if diverged:

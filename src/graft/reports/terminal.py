@@ -16,6 +16,8 @@ from graft.reports.settings import Record, short_names
 from graft.reports.tables import ACCURACY, LOSS, baseline_of, group_rows, short_fingerprint
 
 PLAIN_WIDTH = 200
+FIGURES = ("n", "accuracy", "baseline", "gain", "seconds", "trained")
+DISPENSABLE = ("trained", "seconds", "baseline")  # left out in this order where there is no room
 RULES = {"last": "last epoch", "best_val": "best on val"}
 
 
@@ -107,7 +109,7 @@ def print_summary(records: Sequence[tuple[Path, Record]], console: Console) -> N
     if rows:
         table, hidden = fitting_table(rows, console)
         console.print(table)
-        console.print(Text(CAPTION + (f"; too narrow for {', '.join(hidden)}" if hidden else ""), style="dim"))
+        console.print(Text(CAPTION + (f"; no room for {', '.join(hidden)}" if hidden else ""), style="dim"))
     for heading, text in warnings([record for _, record in records], rows):
         print_note(heading, text, "bold yellow", console)
     for status, text in unfinished(records):
@@ -125,12 +127,12 @@ def fitting_table(rows: Sequence[Mapping[str, Any]], console: Console) -> tuple[
     Headings are broken before a figure is left out; what varied is never left out.
     """
     unlimited = console.options.update(max_width=10_000)
-    table = summary_table(rows, (), broken=False)
-    for hidden in ((), *(DISPENSABLE[:count] for count in range(len(DISPENSABLE) + 1))):
+    layouts = [((), False), *((DISPENSABLE[:count], True) for count in range(len(DISPENSABLE) + 1))]
+    for hidden, broken in layouts:
+        table = summary_table(rows, hidden, broken)
         if Measurement.get(console, unlimited, table).maximum <= console.width:
-            return table, hidden
-        table = summary_table(rows, hidden, broken=True)
-    return table, DISPENSABLE
+            break
+    return table, hidden
 
 
 def summary_table(rows: Sequence[Mapping[str, Any]], hidden: Sequence[str], broken: bool) -> Table:
@@ -139,7 +141,7 @@ def summary_table(rows: Sequence[Mapping[str, Any]], hidden: Sequence[str], brok
     headings, *lines = setting_cells(rows)
     for heading, *column in zip(headings, *lines, strict=True):
         width = max(len(cell) for cell in column)
-        table.add_column(Text(break_heading(heading, width) if broken else heading), no_wrap=True)
+        table.add_column(Text(break_heading(heading, width) if broken else heading), overflow="fold")
     shown = [i for i, name in enumerate(FIGURES) if name not in hidden]
     for i in shown:
         table.add_column(FIGURES[i], justify="right", no_wrap=True)
@@ -147,10 +149,6 @@ def summary_table(rows: Sequence[Mapping[str, Any]], hidden: Sequence[str], brok
         texts = figures(row)
         table.add_row(*(Text(cell) for cell in (*cells, *(texts[i] for i in shown))))
     return table
-
-
-FIGURES = ("n", "accuracy", "baseline", "gain", "seconds", "trained")
-DISPENSABLE = ("trained", "seconds", "baseline")
 
 
 def break_heading(heading: str, width: int) -> str:

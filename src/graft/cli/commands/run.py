@@ -2,17 +2,17 @@
 
 import os
 import sys
-from contextlib import contextmanager
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra._internal.hydra import Hydra
 
 from graft.cli.arguments import Parser, add_composition, parse
-from graft.cli.compose import compose, compose_sweep, hydra_application
+from graft.cli.compose import compose, compose_sweep, hydra_application, refuse, refuse_jobs
 from graft.cli.folders import claimed, is_interrupted_run, point_latest
 from graft.cli.help import program_help
-from graft.cli.jobs import check, discard_unless_begun, refuse, single_job
+from graft.cli.jobs import SingleJob, check, discard_unless_begun
 from graft.cli.overrides import requote
 from graft.cli.source import PRIMARY
 from graft.cli.sweeps import begin_sweep, run_sweep
@@ -76,8 +76,9 @@ def run(hydra: Hydra, overrides: Sequence[str]) -> None:
             print(f"graft: continuing the interrupted run in {folder}")
         with latest(outputs, folder):
             where = requote(hydra.config_loader, [f"hydra.run.dir={folder}"])
-            task = single_job(lambda record: print_run(record, folder, Console()))
-            hydra.run(PRIMARY, task, [*requote(hydra.config_loader, overrides), *where])
+            job = SingleJob()
+            hydra.run(PRIMARY, job, [*requote(hydra.config_loader, overrides), *where])
+            print_run(job.result(), folder, Console())
 
 
 @contextmanager
@@ -94,7 +95,7 @@ def latest(outputs: Path, folder: Path) -> Iterator[None]:
 def multirun(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None) -> int:
     """All jobs of a sweep, each checked before the first begins."""
     sweep = compose_sweep(hydra.config_loader, overrides)
-    refuse([error for config in sweep.configs for error in check(config)])
+    refuse_jobs([check(config) for config in sweep.configs], sweep.jobs)
     with begin_sweep(sweep, config_dir) as folder:
         return run_sweep(hydra, folder)
 
@@ -111,5 +112,3 @@ def complete(hydra: Hydra, overrides: list[str]) -> None:
             os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
     hydra.shell_completion(PRIMARY, overrides)
     sys.stdout.flush()
-
-

@@ -49,8 +49,9 @@ class Arrays:
             problem = "is a folder; expected a .npz file" if self.path.is_dir() else "no such file"
             raise UserError(f"path={self.path}: {problem}{nearest_path(self.path)}")
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                return dict(file)
+            # Opened here, or NumPy leaves a damaged file open.
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
         except (OSError, ValueError, EOFError, BadZipFile, TypeError, AttributeError) as error:
             raise UserError(f"path={self.path}: not a readable .npz file of plain arrays ({error})") from error
 

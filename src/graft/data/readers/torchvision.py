@@ -91,7 +91,7 @@ class Layout:
     def open(self, root: Path, options: dict[str, Any]) -> Any:
         """Construct torchvision's object."""
         with warnings.catch_warnings():
-            # CIFAR's files were pickled by a NumPy that wrote this argument as an int.
+            # NumPy 2.4.0 to 2.4.4 warn of pickles as old as CIFAR's, where this argument is an int.
             warnings.filterwarnings("ignore", r"dtype\(\): align", np.exceptions.VisibleDeprecationWarning)
             return self.dataset(root, **options)
 

@@ -1,0 +1,56 @@
+"""What there is to choose from: groups, their choices, and the line that describes each."""
+
+import re
+from itertools import takewhile
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+
+from graft.cli.overrides import groups
+from graft.cli.source import SHARED
+from graft.errors import UserError, did_you_mean
+
+
+def check_group(loader: ConfigLoader, group: str) -> None:
+    """Refuse a group that is not there.
+
+    Raises:
+        UserError: there is no such group.
+    """
+    if group not in groups(loader):
+        raise UserError(f"{group}: no such group; {did_you_mean(group, groups(loader))}")
+
+
+def choices(loader: ConfigLoader, group: str) -> list[str]:
+    """The names that `group=` takes."""
+    check_group(loader, group)
+    return sorted(name for name in loader.get_group_options(group) if group != "hydra" or name != "config")
+
+
+def find_file(loader: ConfigLoader, group: str, name: str) -> Path:
+    """The YAML file behind `group=name`, the user's own before that of graft.
+
+    Raises:
+        UserError: there is no such group or choice.
+    """
+    if name not in choices(loader, group):
+        raise UserError(f"{group}/{name}: no such {group}; {did_you_mean(name, choices(loader, group))}")
+    for source in loader.get_sources():
+        path = Path(source.path) / SHARED.get(group, group) / f"{name}.yaml"
+        if source.scheme() == "graft" and path.is_file():
+            return path
+    raise UserError(f"{group}/{name}: is part of Hydra and has no file here")
+
+
+def description(path: Path) -> str:
+    """The first sentence of the comment that a YAML file starts with, instructions to Hydra aside.
+
+    >>> import tempfile; file = Path(tempfile.mkdtemp()) / "a.yaml"
+    >>> _ = file.write_text("# @package _global_\\n# What it is,\\n# in short. More.\\nkey: 1\\n")
+    >>> description(file)
+    'What it is, in short.'
+    """
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    text = (line.removeprefix("#").strip() for line in lines if not line.startswith("# @"))
+    paragraph = " ".join(takewhile(bool, text))
+    return re.split(r"(?<=[a-z)]\.) (?=[A-Z])", paragraph, maxsplit=1)[0]

@@ -1,0 +1,72 @@
+"""Go on with an interrupted or failed run, or run what is missing or failed of a sweep.
+
+Takes the folder of a run or of a sweep: graft resume outputs/latest
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from graft.cli.arguments import command_parser, parse
+from graft.cli.compose import compose_sweep, hydra_application, refuse, refuse_jobs
+from graft.cli.folders import SWEEP, locked, nearest_sibling, point_latest
+from graft.cli.jobs import check, log_to_terminal, run_in
+from graft.cli.sweeps import load_sweep, run_sweep
+from graft.errors import UserError
+from graft.records.record import RECORD, load_record
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Resume the run or sweep in a folder; returns the exit code."""
+    parser = command_parser("resume")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run or of a sweep")
+    folder = existing(parse(parser, arguments).folder)
+    with locked(folder) as free:
+        if not free:
+            raise UserError(f"{folder}: is being run by another process")
+        if (folder / SWEEP).exists():
+            return resume_sweep(folder)
+        return resume_run(folder)
+
+
+def existing(folder: Path) -> Path:
+    """The folder itself, which a link may lead to.
+
+    Raises:
+        UserError: it is not there, or neither a run nor a sweep.
+    """
+    folder = folder.expanduser().resolve()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder{nearest_sibling(folder)}")
+    if not any((folder / name).exists() for name in (RECORD, SWEEP)):
+        raise UserError(f"{folder}: neither a run nor a sweep; expected {RECORD} or {SWEEP} in it")
+    return folder
+
+
+def resume_run(folder: Path) -> int:
+    """Go on with the run in a folder, from the configuration in its record."""
+    from rich.console import Console
+
+    from graft.reports.terminal import print_run
+
+    record = load_record(folder)
+    if record["status"] == "done":
+        print(f"graft: {folder} is done already")
+    else:
+        refuse(check(record["config"]))
+        log_to_terminal()
+        outputs = Path(record["config"]["paths"]["outputs"]).expanduser()
+        if outputs.is_dir() and outputs.resolve() in folder.parents:
+            point_latest(outputs, folder)
+        record = run_in(record["config"], folder)
+    print_run(record, folder, Console())
+    return 0
+
+
+def resume_sweep(folder: Path) -> int:
+    """Run the jobs of a sweep that are not done."""
+    description = load_sweep(folder)
+    config_dir = description["config_dir"]
+    with hydra_application(Path(config_dir) if config_dir else None) as hydra:
+        sweep = compose_sweep(hydra.config_loader, description["overrides"])
+        refuse_jobs([check(config) for config in sweep.configs], sweep.jobs)
+        return run_sweep(hydra, folder)
