@@ -10,14 +10,14 @@ class LabelledBatch(NamedTuple):
 
     x: Tensor  # [n, c, h, w] or cached features [n, d]
     y: Tensor  # [n] class indices, or [n, k] class probabilities after mixing
-    index: Tensor  # [n] positions in the split
+    positions: Tensor  # [n] positions in the split
 
 
 class UnlabelledBatch(NamedTuple):
     """Inputs alone."""
 
     x: Tensor  # [n, c, h, w] or cached features [n, d]
-    index: Tensor  # [n] positions in the split
+    positions: Tensor  # [n] positions in the split
 
 
 class BatchView(Protocol):

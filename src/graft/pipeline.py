@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from graft.callbacks.board import log_result
 from graft.data.domain import Domain
+from graft.data.preprocessing import Preprocessing
 from graft.evaluation import evaluate
 from graft.experiment import Experiment, Training
 from graft.keys import stage_key
@@ -74,18 +75,21 @@ def load_domains(experiment: Experiment) -> WeightsFile | None:
 
     All that can be wrong with the user's files shows here, before anything is trained.
     """
-    backbone = experiment.backbone()
-    preprocessing = backbone.preprocessing
-    weights = None
-    if experiment.weights != "source":
-        weights = read_weights(experiment.weights, backbone)
-        load_weights(backbone, weights.state, experiment.reinitialise)
-        if weights.preprocessing is not None:
-            preprocessing = weights.preprocessing
+    weights, preprocessing = load_weights_file(experiment)
     experiment.target.load(preprocessing)
     if experiment.source is not None:
         experiment.source.load(preprocessing)
     return weights
+
+
+def load_weights_file(experiment: Experiment) -> tuple[WeightsFile | None, Preprocessing]:
+    """The weights where they come from a file, tried on the backbone, and what inputs go through before it."""
+    backbone = experiment.backbone()
+    if experiment.weights == "source":
+        return None, backbone.preprocessing
+    weights = read_weights(experiment.weights, backbone)
+    load_weights(backbone, weights.state, experiment.reinitialise)
+    return weights, weights.preprocessing or backbone.preprocessing
 
 
 def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, folder: Path) -> Start:
@@ -300,7 +304,8 @@ def say(stage: str, domain: Domain, accuracy: float, seconds: float, from_store:
 
 def plan(experiment: Experiment) -> list[dict[str, Any]]:
     """What the transfer stage would train when: one row a phase and layer group (`strategies.plan.plan_table`)."""
-    load_domains(experiment)
+    _, preprocessing = load_weights_file(experiment)
+    experiment.target.load(preprocessing)
     training = experiment.transfer
     network = new_network(experiment, experiment.target.num_classes, training.seed)
     phases = training.strategy.resolve(network, training.max_epochs)

@@ -86,14 +86,14 @@ def test_a_loader_gives_whole_batches(images: KeptImages, num_workers: int) -> N
     assert first.x.shape == (2, 3, 2, 2)
     assert first.x.dtype == torch.uint8
     assert first.x[:, 0, 0, 0].tolist() == [5, 3]
-    assert (first.y.tolist(), first.index.tolist()) == ([2, 1], [0, 1])
-    assert (second.y.tolist(), second.index.tolist()) == ([0], [2])
+    assert (first.y.tolist(), first.positions.tolist()) == ([2, 1], [0, 1])
+    assert (second.y.tolist(), second.positions.tolist()) == ([0], [2])
 
 
 def test_unlabelled_images_hold_no_labels(images: KeptImages) -> None:
     dataset = UnlabelledImages(images, torch.tensor([5, 3, 1]))
     batch = dataset[[2, 0]]
     assert isinstance(batch, UnlabelledBatch)
-    assert batch._fields == ("x", "index")
+    assert batch._fields == ("x", "positions")
     assert batch.x[:, 0, 0, 0].tolist() == [1, 5]
     assert not hasattr(dataset, "labels")

@@ -34,7 +34,7 @@ def test_without_augmentation_training_sees_the_evaluation_view() -> None:
     found = train(None)
     assert torch.equal(found.x, View(PREPROCESSING, None, 4).evaluate(batch().x))
     assert torch.equal(found.y, batch().y)
-    assert torch.equal(found.index, batch().index)
+    assert torch.equal(found.positions, batch().positions)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,13 @@ def check_source(config: Config) -> Iterator[str]:
         yield "source=none: mapping=alignment brings the target's features onto the source's and needs a source"
 
 
+def check_name(config: Config) -> Iterator[str]:
+    """The experiment's name becomes a folder."""
+    name = config["name"]
+    if name is not None and ("/" in name or name.startswith(".") or not name.strip()):
+        yield f"name={name!r}; expected the name of a folder"
+
+
 def check_epochs(config: Config) -> Iterator[str]:
     """There must be something to train for."""
     for path, value in (
@@ -151,4 +158,4 @@ def _without_memory(build: Callable[[], Any]) -> Any:
         return build()
 
 
-CHECKS = (check_source, check_epochs, check_monitors, check_device, check_construction)
+CHECKS = (check_source, check_name, check_epochs, check_monitors, check_device, check_construction)

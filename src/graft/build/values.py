@@ -15,15 +15,6 @@ SCALARS: dict[Any, tuple[type, ...]] = {
     Path: (str,),
     types.NoneType: (types.NoneType,),
 }
-SEQUENCES = (
-    list,
-    tuple,
-    set,
-    frozenset,
-    collections.abc.Sequence,
-    collections.abc.Iterable,
-    collections.abc.Collection,
-)
 MAPPINGS = (dict, collections.abc.Mapping)
 
 
@@ -41,13 +32,20 @@ def fits(value: Any, hint: Any) -> bool:
     kind = origin or hint
     if kind in SCALARS:
         return isinstance(value, SCALARS[kind]) and (kind is bool or not isinstance(value, bool))
-    if kind in SEQUENCES:
+    if _is_sequence(kind):
         return isinstance(value, list) and _items_fit(value, kind, arguments)
     if kind in MAPPINGS:
         return isinstance(value, dict) and (len(arguments) < 2 or all(fits(v, arguments[1]) for v in value.values()))
     if is_dataclass(kind):
         return isinstance(value, dict)
     return not _is_foreign_class(kind) or isinstance(value, dict)
+
+
+def _is_sequence(kind: Any) -> bool:
+    """Whether a list can stand for `kind`."""
+    if not isinstance(kind, type) or kind in (object, Any):
+        return False
+    return issubclass(kind, tuple | set | frozenset) or issubclass(list, kind)
 
 
 def _is_foreign_class(kind: Any) -> bool:
@@ -83,7 +81,7 @@ def describe(hint: Any) -> str:
     }
     if kind in words:
         return words[kind]
-    if kind in SEQUENCES:
+    if _is_sequence(kind):
         return _describe_sequence(kind, arguments)
     return "a mapping" if kind in MAPPINGS or is_dataclass(kind) else f"a {getattr(kind, '__name__', kind)}"
 

@@ -63,7 +63,7 @@ def compose_sweep(loader: ConfigLoader, overrides: Sequence[str]) -> Sweep:
         UserError: with a line for each override that cannot be used by one of the jobs.
     """
     overrides = requote(loader, overrides)
-    base = _load(loader, overrides, RunMode.MULTIRUN)
+    base = _load(loader, each_as_choice(overrides), RunMode.MULTIRUN)
     if not base.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return Sweep(overrides, None, [plain_config(base, loader)])
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
@@ -78,6 +78,25 @@ def compose_sweep(loader: ConfigLoader, overrides: Sequence[str]) -> Sweep:
             errors.append(str(error).splitlines())
     refuse_jobs(errors, jobs)
     return Sweep(overrides, jobs, configs)
+
+
+def each_as_choice(overrides: Sequence[str]) -> list[str]:
+    """`key=value` as `key=choice(value)`: the same for each job, but not applied to what all jobs have in common.
+
+    Hydra composes that before it knows any job, and would miss a key that only a swept choice brings along, as in
+    `-m target=cifar10,stl10 target.download=true`.
+    """
+    parser = OverridesParser.create()
+    result = []
+    for text in overrides:
+        try:
+            item = parser.parse_override(text)
+        except HydraException:
+            item = None
+        plain = item is not None and not (item.is_sweep_override() or item.is_hydra_override() or item.is_delete())
+        key, _, value = text.partition("=")
+        result.append(f"{key}=choice({value})" if plain and value else text)
+    return result
 
 
 def refuse(errors: Sequence[str]) -> None:

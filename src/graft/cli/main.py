@@ -1,5 +1,6 @@
 """The program `graft`: finds the command, runs it, and turns errors into a line each."""
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    logging.raiseExceptions = debug  # a reader that has seen enough of our output is no news
     name = words.pop(0) if words and words[0] in command_names() else DEFAULT
     try:
         return int(import_module(f"graft.cli.commands.{name}").main(words))

@@ -7,11 +7,12 @@ from typing import Any
 
 from hydra._internal.hydra import Hydra
 
-from graft.cli.compose import Sweep
+from graft.cli.compose import Sweep, each_as_choice
 from graft.cli.folders import SWEEP, claimed, is_interrupted_sweep, point_latest
 from graft.cli.jobs import sweep_job
 from graft.cli.overrides import requote
 from graft.cli.source import PRIMARY
+from graft.cli.terminal import terminal
 from graft.errors import UserError
 from graft.records.files import atomic_write_json, read_json
 from graft.records.hashing import content_hash
@@ -30,12 +31,13 @@ def begin_sweep(sweep: Sweep, config_dir: Path | None) -> Iterator[Path]:
     identity = content_hash([*sweep.overrides, *(run_identity(config) for config in sweep.configs)])[:8]
     with claimed(outputs / experiment_name(config), identity, "-sweep", is_interrupted_sweep) as folder:
         if is_interrupted_sweep(folder):
-            print(f"graft: continuing the interrupted sweep in {folder}")
+            print(f"graft: continuing the interrupted sweep in {folder} (remove it to begin anew)")
         description = {
             "schema": SCHEMA,
             "status": "running",
             "overrides": sweep.overrides,
             "jobs": sweep.jobs,
+            "cwd": str(Path.cwd()),
             "config_dir": str(config_dir.expanduser().absolute()) if config_dir else None,
         }
         atomic_write_json(folder / SWEEP, description)
@@ -59,7 +61,7 @@ def run_sweep(hydra: Hydra, folder: Path) -> int:
     """Run the jobs that are not done yet, then print and write the summary; returns the exit code."""
     description = load_sweep(folder)
     where = requote(hydra.config_loader, [f"hydra.sweep.dir={folder}"])
-    hydra.multirun(PRIMARY, sweep_job, [*description["overrides"], *where])
+    hydra.multirun(PRIMARY, sweep_job, [*each_as_choice(description["overrides"]), *where])
     failed = summarise(folder, description["jobs"])
     atomic_write_json(folder / SWEEP, description | {"status": "failed" if failed else "done"})
     return 1 if failed else 0
@@ -67,12 +69,10 @@ def run_sweep(hydra: Hydra, folder: Path) -> int:
 
 def summarise(folder: Path, jobs: Sequence[Sequence[str]] | None) -> bool:
     """Write results.csv and print the table of a sweep; True where a job failed or is missing."""
-    from rich.console import Console
-
     from graft.reports.export import write_results_csv
     from graft.reports.terminal import print_summary
 
-    console = Console()
+    console = terminal()
     paths = sorted(folder.glob(f"*/{RECORD}"), key=lambda path: (len(path.parent.name), path.parent.name))
     records = [(path.parent, load_record(path)) for path in paths]
     write_results_csv(folder, records)

@@ -1,0 +1,1 @@
+"""Domains: readers, splits, views and loaders."""

@@ -33,7 +33,7 @@ class View:
         x, y = self.normalise(self._place(batch.x, how, generator)), batch.y
         if how.mixup or how.cutmix:
             x, y = mix(x, y, self.num_classes, how.mixup, how.cutmix, generator)
-        return LabelledBatch(x, y, batch.index)
+        return LabelledBatch(x, y, batch.positions)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The fixed view: the canvas' centre [n, c, size, size], scaled and normalised."""

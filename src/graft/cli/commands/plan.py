@@ -4,11 +4,14 @@ Takes the choices and values of a run: graft plan strategy=gradual_unfreeze back
 """
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from graft.cli.arguments import add_composition, command_parser, parse
 from graft.cli.compose import compose, hydra_application, refuse
 from graft.cli.jobs import check
+from graft.cli.terminal import terminal
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,32 +22,36 @@ def main(arguments: Sequence[str]) -> int:
     with hydra_application(options.config_dir) as hydra:
         config = compose(hydra.config_loader, options.overrides)
     refuse(check(config))
-    from rich.console import Console
-
     from graft.build.assembly import build_experiment
     from graft.pipeline import plan
 
-    Console().print(plan_table(plan(build_experiment(config))))
+    terminal().print(plan_table(plan(build_experiment(config))))
     return 0
 
 
 def plan_table(rows: Sequence[dict[str, Any]]) -> Any:
-    """The rows of a plan as a table, each phase's name at its first row."""
+    """The rows of a plan as a table: each phase's name at its first line, neighbouring groups alike on one line."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = [("phase", "left"), ("epochs", "right"), ("group", "left"), ("parameters", "right"), ("state", "left")]
-    columns += [("lr", "right"), ("weight decay", "right"), ("norm", "left")]
-    for name, justify in columns:
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in ("phase", "epochs", "groups"):
+        table.add_column(name, overflow="fold")
+    for name in ("parameters", "state", "lr", "decay", "norm"):
+        table.add_column(name, justify="left" if name in ("state", "norm") else "right", no_wrap=True, min_width=6)
     previous = None
-    for row in rows:
-        heading = (row["phase"], row["first_epoch"])
-        shown = ("", "") if heading == previous else (row["phase"], epochs(row))
-        style = "dim" if row["state"] == "frozen" else None
-        table.add_row(*shown, *cells(row), style=style, end_section=False)
+    for members in alike(rows):
+        first = members[0]
+        heading = (first["phase"], first["first_epoch"])
+        shown = ("", "") if heading == previous else (first["phase"], epochs(first))
+        table.add_row(*shown, *cells(members), style="dim" if first["state"] == "frozen" else None)
         previous = heading
     return table
+
+
+def alike(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Runs of rows that say the same of neighbouring groups."""
+    same = itemgetter("phase", "first_epoch", "state", "lr", "weight_decay", "norm")
+    return [list(members) for _, members in groupby(rows, key=same)]
 
 
 def epochs(row: dict[str, Any]) -> str:
@@ -54,7 +61,10 @@ def epochs(row: dict[str, Any]) -> str:
     return f"{span} at most" if row["plateau"] else span
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """What a row says of one layer group."""
-    rates = ["" if row[name] is None else f"{row[name]:g}" for name in ("lr", "weight_decay")]
-    return [row["group"], f"{row['num_parameters']:,}", row["state"], *rates, row["norm"] or ""]
+def cells(members: Sequence[dict[str, Any]]) -> list[str]:
+    """What rows that are alike say of their groups."""
+    first = members[0]
+    rates = ["" if first[name] is None else f"{first[name]:g}" for name in ("lr", "weight_decay")]
+    names = dict.fromkeys(row["group"].removeprefix("backbone.") for row in members)
+    num_parameters = sum(row["num_parameters"] for row in members)
+    return [", ".join(names), f"{num_parameters:,}", first["state"], *rates, first["norm"] or ""]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graft.cli.arguments import command_parser, parse
+from graft.cli.terminal import terminal
 from graft.errors import UserError
 from graft.records.files import atomic_write_bytes
 from graft.records.record import find_records
@@ -19,14 +20,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line for each run")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the summary as a table")
     options = parse(parser, arguments)
-    from rich.console import Console
-
     from graft.reports.export import markdown_table, results_csv
     from graft.reports.tables import group_rows
     from graft.reports.terminal import print_summary
 
     records = find_records([folder.expanduser() for folder in options.folders])
-    print_summary(records, Console())
+    print_summary(records, terminal())
     if options.csv:
         write(options.csv, results_csv(records))
     if options.markdown:

@@ -3,14 +3,18 @@
 Takes the folder of a run or of a sweep: graft resume outputs/latest
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from graft.cli.arguments import command_parser, parse
 from graft.cli.compose import compose_sweep, hydra_application, refuse, refuse_jobs
 from graft.cli.folders import SWEEP, locked, nearest_sibling, point_latest
 from graft.cli.jobs import check, log_to_terminal, run_in
 from graft.cli.sweeps import load_sweep, run_sweep
+from graft.cli.terminal import terminal
 from graft.errors import UserError
 from graft.records.record import RECORD, load_record
 
@@ -23,9 +27,19 @@ def main(arguments: Sequence[str]) -> int:
     with locked(folder) as free:
         if not free:
             raise UserError(f"{folder}: is being run by another process")
-        if (folder / SWEEP).exists():
-            return resume_sweep(folder)
-        return resume_run(folder)
+        return resume_sweep(folder) if (folder / SWEEP).exists() else resume_run(folder)
+
+
+def go_back(folder: Path | str | None) -> None:
+    """Work where the run was started, since its configuration may hold paths that begin there."""
+    if folder is not None and Path(folder).is_dir():
+        os.chdir(folder)
+
+
+def started_in(folder: Path) -> str | None:
+    """Where the run in `folder` was started, as Hydra noted."""
+    note = folder / ".hydra" / "hydra.yaml"
+    return OmegaConf.select(OmegaConf.load(note), "hydra.runtime.cwd") if note.is_file() else None
 
 
 def existing(folder: Path) -> Path:
@@ -44,27 +58,27 @@ def existing(folder: Path) -> Path:
 
 def resume_run(folder: Path) -> int:
     """Go on with the run in a folder, from the configuration in its record."""
-    from rich.console import Console
-
     from graft.reports.terminal import print_run
 
     record = load_record(folder)
     if record["status"] == "done":
         print(f"graft: {folder} is done already")
     else:
+        go_back(started_in(folder))
         refuse(check(record["config"]))
         log_to_terminal()
         outputs = Path(record["config"]["paths"]["outputs"]).expanduser()
         if outputs.is_dir() and outputs.resolve() in folder.parents:
             point_latest(outputs, folder)
         record = run_in(record["config"], folder)
-    print_run(record, folder, Console())
+    print_run(record, folder, terminal())
     return 0
 
 
 def resume_sweep(folder: Path) -> int:
     """Run the jobs of a sweep that are not done."""
     description = load_sweep(folder)
+    go_back(description["cwd"])
     config_dir = description["config_dir"]
     with hydra_application(Path(config_dir) if config_dir else None) as hydra:
         sweep = compose_sweep(hydra.config_loader, description["overrides"])

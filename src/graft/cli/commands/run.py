@@ -16,6 +16,7 @@ from graft.cli.jobs import SingleJob, check, discard_unless_begun
 from graft.cli.overrides import requote
 from graft.cli.source import PRIMARY
 from graft.cli.sweeps import begin_sweep, run_sweep
+from graft.cli.terminal import terminal
 from graft.records.record import run_identity
 
 
@@ -62,8 +63,6 @@ def parser() -> Parser:
 
 def run(hydra: Hydra, overrides: Sequence[str]) -> None:
     """One run, in a new folder or in that of the same run when it was interrupted."""
-    from rich.console import Console
-
     config = compose(hydra.config_loader, overrides)
     refuse(check(config))
     from graft.build.assembly import experiment_name
@@ -73,12 +72,12 @@ def run(hydra: Hydra, overrides: Sequence[str]) -> None:
     parent = outputs / experiment_name(config)
     with claimed(parent, run_identity(config), "", is_interrupted_run) as folder:
         if is_interrupted_run(folder):
-            print(f"graft: continuing the interrupted run in {folder}")
+            print(f"graft: continuing the interrupted run in {folder} (remove it to begin anew)")
         with latest(outputs, folder):
             where = requote(hydra.config_loader, [f"hydra.run.dir={folder}"])
             job = SingleJob()
             hydra.run(PRIMARY, job, [*requote(hydra.config_loader, overrides), *where])
-            print_run(job.result(), folder, Console())
+            print_run(job.result(), folder, terminal())
 
 
 @contextmanager

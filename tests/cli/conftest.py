@@ -1,0 +1,30 @@
+"""The command line inside the test's own process."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra.core.config_loader import ConfigLoader
+
+from graft.cli.compose import hydra_application
+
+
+@pytest.fixture(scope="module")
+def loader() -> Iterator[ConfigLoader]:
+    with hydra_application() as hydra:
+        yield hydra.config_loader
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory; the logging that a command sets up ends with the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield tmp_path
+    for handler in set(root.handlers) - set(before):
+        handler.close()
+    root.handlers[:] = before
+    root.setLevel(level)

@@ -1,0 +1,121 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from records_by_hand import done
+
+from graft.cli.catalogue import description
+from graft.cli.commands.plan import plan_table
+from graft.cli.main import main
+from graft.records.record import write_record
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    values = {"phase": "probe", "first_epoch": 0, "epochs": 3, "plateau": False, "group": "head", "norm": None}
+    values |= {"num_parameters": 1850, "state": "trained", "lr": 0.0005, "weight_decay": 0.01}
+    return values | changes
+
+
+def texts(rows: list[dict[str, Any]]) -> list[list[str]]:
+    columns = [list(column.cells) for column in plan_table(rows).columns]
+    return [list(map(str, cells)) for cells in zip(*columns, strict=True)]
+
+
+def test_plan_names_a_phase_once() -> None:
+    frozen = {"state": "frozen", "lr": None, "weight_decay": None}
+    rows = [row(group="backbone.stem", norm="eval", **frozen), row(), row(phase="all", first_epoch=3, plateau=True)]
+    assert texts(rows) == [
+        ["probe", "1-3", "stem", "1,850", "frozen", "", "", "eval"],
+        ["", "", "head", "1,850", "trained", "0.0005", "0.01", ""],
+        ["all", "4-6 at most", "head", "1,850", "trained", "0.0005", "0.01", ""],
+    ]
+
+
+def test_plan_of_a_single_epoch() -> None:
+    assert texts([row(epochs=1)])[0][1] == "1"
+
+
+def test_plan_of_the_default(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "strategy=last_stage", "source.num_samples=200", "source.num_test_samples=50"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    states = [line.split()[-3 if "frozen" not in line else -1] for line in lines[1:]]
+    assert states == ["frozen", "frozen", "frozen", "trained", "trained"]
+    assert not list(empty_folder.glob("outputs/*"))
+
+
+def test_ls_describes_every_choice(capsys: pytest.CaptureFixture[str], conf: Path) -> None:
+    assert main(["ls", "strategy"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(path.stem for path in (conf / "strategy").glob("*.yaml"))
+    assert all(len(line.split()) > 2 for line in lines)
+
+
+def test_ls_of_something_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", "strategies"]) == 1
+    assert capsys.readouterr().err == "graft: strategies: no such group; did you mean 'strategy'?\n"
+
+
+def test_show_prints_the_file_and_the_whole(capsys: pytest.CaptureFixture[str], conf: Path) -> None:
+    assert main(["show", "source/digits"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith((conf / "domain" / "digits.yaml").read_text().rstrip())
+    whole = yaml.safe_load(text.partition("as a whole\n")[2])
+    assert whole["reader"]["_target_"].endswith("Digits")
+    assert whole["batch_size"] == 64
+
+
+@pytest.mark.parametrize("choice", ["strategy", "strategy/lp_tf", "strtegy/lp_ft", "hydra/config"])
+def test_show_of_something_else(choice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", choice]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_new_makes_a_choice_that_can_be_used(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = str(empty_folder / "mine")
+    assert main(["new", "strategy", "careful", "--from", "lp_ft", "--config-dir", own]) == 0
+    path = empty_folder / "mine" / "strategy" / "careful.yaml"
+    assert yaml.safe_load(path.read_text())["name"] == "careful"
+    assert "lp_ft" in description(path)
+    assert main(["new", "target", "birds", "--from", "image_folder", "--config-dir", own]) == 0
+    assert (empty_folder / "mine" / "domain" / "birds.yaml").is_file()
+    capsys.readouterr()
+    words = ["--cfg", "job", "-p", "strategy.name", "strategy=careful", "target=birds", "--config-dir", own]
+    assert main(words) == 0
+    assert capsys.readouterr().out.strip() == "careful"
+
+
+def test_new_never_overwrites(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["new", "strategy", "careful", "--from", "lp_ft", "--config-dir", str(empty_folder)]
+    assert main(words) == 0
+    path = empty_folder / "strategy" / "careful.yaml"
+    path.write_text("mine: true\n")
+    assert main(words) == 1
+    assert path.read_text() == "mine: true\n"
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../up", ".hidden", "a b", ""])
+def test_new_wants_a_name(name: str, empty_folder: Path) -> None:
+    assert main(["new", "strategy", name, "--from", "lp_ft", "--config-dir", str(empty_folder)]) == 1
+    assert not list(empty_folder.rglob("*.yaml"))
+
+
+def test_report_prints_and_writes(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, seed in enumerate((0, 1)):
+        write_record(empty_folder / "runs" / str(number), done(0.9 + 0.01 * number, seed=seed))
+    assert main(["report", "runs", "--csv", "all.csv", "--markdown", "table.md"]) == 0
+    assert "90.5 ± 0.7" in capsys.readouterr().out
+    assert len((empty_folder / "all.csv").read_text().splitlines()) == 3
+    assert "90.5 ± 0.7" in (empty_folder / "table.md").read_text()
+
+
+def test_report_of_nothing(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "runs"]) == 1
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_description_is_the_first_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("# @package _global_\n# One (Somebody et al., 2020),\n# and another. More.\n#\n# Else.\na: 1\n")
+    assert description(path) == "One (Somebody et al., 2020), and another."

@@ -1,0 +1,222 @@
+"""Runs and sweeps with a pipeline that trains nothing: folders, records, failures, resuming."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from records_by_hand import done
+
+from graft.cli.jobs import interrupts
+from graft.cli.main import main
+from graft.errors import UserError
+from graft.experiment import Experiment
+from graft.records.record import load_record, run_identity, start_record, write_record
+
+
+class Pipeline:
+    """Leaves records as the real one would; fails, or is interrupted, where it is told to."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []  # of the runs asked for
+        self.failing: dict[int, BaseException] = {}  # seed -> what happens
+        self.before_record = False
+
+    def __call__(self, experiment: Experiment, folder: Path) -> dict[str, Any]:
+        self.seeds.append(experiment.seed)
+        error = self.failing.get(experiment.seed)
+        if error is not None and self.before_record:
+            raise error
+        if not (folder / "record.json").exists():
+            write_record(folder, start_record(experiment.name, experiment.seed, experiment.config))
+        assert load_record(folder)["status"] == "running"
+        if error is not None:
+            raise error
+        record = done(0.9, seed=experiment.seed) | {"config": experiment.config, "id": run_identity(experiment.config)}
+        write_record(folder, record)
+        return record
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch, empty_folder: Path) -> Pipeline:
+    fake = Pipeline()
+    monkeypatch.setattr("graft.pipeline.run", fake)
+    return fake
+
+
+def runs(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("outputs/*/*/record.json"))
+
+
+def test_a_run_has_a_folder_of_its_own(
+    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([]) == 0
+    assert main([]) == 0
+    first, second = runs(empty_folder)
+    assert first.parent.name == "glyphs_to_digits"
+    assert first.name.rpartition("-")[2] == load_record(first)["id"]
+    assert (empty_folder / "outputs" / "latest").resolve() == second
+    assert "gain" in capsys.readouterr().out
+
+
+def test_an_experiment_may_have_a_name(pipeline: Pipeline, empty_folder: Path) -> None:
+    assert main(["name=first try"]) == 0
+    assert runs(empty_folder)[0].parent.name == "first try"
+
+
+def test_a_run_that_fails_says_so(pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline.failing[0] = RuntimeError("out of memory")
+    assert main([]) == 1
+    assert capsys.readouterr().err.splitlines()[0] == "graft: RuntimeError: out of memory"
+    record = load_record(runs(empty_folder)[0])
+    assert record["status"] == "failed"
+    assert record["error"].startswith("Traceback")
+
+
+def test_a_run_that_never_began_leaves_nothing(
+    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["seed=1"]) == 0
+    latest = (empty_folder / "outputs" / "latest").resolve()
+    pipeline.failing[0], pipeline.before_record = UserError("target.path=/nowhere: no such folder"), True
+    assert main(["name=other"]) == 1
+    assert capsys.readouterr().err == "graft: target.path=/nowhere: no such folder\n"
+    assert not (empty_folder / "outputs" / "other").exists()
+    assert (empty_folder / "outputs" / "latest").resolve() == latest
+
+
+def test_the_same_command_goes_on_with_an_interrupted_run(
+    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.failing[0] = KeyboardInterrupt()
+    assert main([]) == 130
+    [folder] = runs(empty_folder)
+    assert load_record(folder)["status"] == "running"
+    del pipeline.failing[0]
+    assert main(["seed=1"]) == 0
+    assert len(runs(empty_folder)) == 2
+    assert main([]) == 0
+    assert len(runs(empty_folder)) == 2
+    assert load_record(folder)["status"] == "done"
+    assert f"continuing the interrupted run in {Path(*folder.parts[-3:])}" in capsys.readouterr().out
+
+
+def test_lightnings_exit_on_an_interrupt_is_an_interrupt(pipeline: Pipeline, empty_folder: Path) -> None:
+    pipeline.failing[0] = SystemExit(1)
+    assert main([]) == 130
+    assert load_record(runs(empty_folder)[0])["status"] == "running"
+
+
+def test_interrupts_are_heard_again_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    @interrupts()
+    def stopped_by_lightning() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise SystemExit(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped_by_lightning()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no luck")])
+def test_resume_a_run(error: BaseException, pipeline: Pipeline, empty_folder: Path) -> None:
+    pipeline.failing[0] = error
+    assert main(["strategy=lp_ft"]) != 0
+    pipeline.failing.clear()
+    assert main(["resume", "outputs/latest"]) == 0
+    [folder] = runs(empty_folder)
+    record = load_record(folder)
+    assert record["status"] == "done"
+    assert record["config"]["strategy"]["name"] == "lp_ft"
+    assert main(["resume", str(folder)]) == 0
+    assert pipeline.seeds == [0, 0]
+
+
+def test_resume_goes_back_to_where_the_run_was_started(
+    pipeline: Pipeline, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.failing[0] = KeyboardInterrupt()
+    assert main([]) == 130
+    pipeline.failing.clear()
+    (empty_folder / "elsewhere").mkdir()
+    monkeypatch.chdir(empty_folder / "elsewhere")
+    assert main(["resume", str(runs(empty_folder)[0])]) == 0
+    assert Path.cwd() == empty_folder
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_resume_nothing(folder: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resume", folder]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def sweep_folder(folder: Path) -> Path:
+    [path] = folder.glob("outputs/*/*-sweep")
+    return path
+
+
+def statuses(sweep: Path) -> dict[str, str]:
+    return {path.parent.name: load_record(path)["status"] for path in sorted(sweep.glob("*/record.json"))}
+
+
+@pytest.mark.parametrize("batch", [[], ["hydra.sweeper.max_batch_size=2"]], ids=["all", "two at a time"])
+def test_a_sweep_survives_its_failures_and_resume_runs_just_those(
+    batch: list[str], pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.failing = {1: RuntimeError("no luck"), 3: UserError("a class is empty")}
+    pipeline.before_record = True
+    assert main(["-m", "seed=0,1,2,3,4", *batch]) == 1
+    sweep = sweep_folder(empty_folder)
+    assert statuses(sweep) == {"0": "done", "1": "failed", "2": "done", "3": "failed", "4": "done"}
+    assert "Traceback" in load_record(sweep / "1")["error"]
+    assert load_record(sweep / "3")["error"] == "a class is empty"
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.out + captured.err
+    assert "job 1 failed: RuntimeError: no luck" in captured.out
+    assert "job 3 failed: a class is empty" in captured.out
+    assert "2 of 5" in captured.out
+    assert len((sweep / "results.csv").read_text().splitlines()) == 6
+    assert (empty_folder / "outputs" / "latest").resolve() == sweep
+
+    pipeline.failing, pipeline.seeds = {}, []
+    assert main(["resume", str(sweep)]) == 0
+    assert pipeline.seeds == [1, 3]
+    assert set(statuses(sweep).values()) == {"done"}
+    assert json.loads((sweep / "sweep.json").read_text())["status"] == "done"
+
+
+def test_the_same_sweep_goes_on_after_an_interrupt(pipeline: Pipeline, empty_folder: Path) -> None:
+    pipeline.failing[1] = KeyboardInterrupt()
+    assert main(["-m", "seed=0,1,2"]) == 130
+    sweep = sweep_folder(empty_folder)
+    assert statuses(sweep) == {"0": "done", "1": "running"}
+    pipeline.failing.clear()
+    assert main(["-m", "seed=0,1,2"]) == 0
+    assert sweep_folder(empty_folder) == sweep
+    assert pipeline.seeds == [0, 1, 1, 2]
+
+
+def test_nothing_runs_where_one_job_of_a_sweep_cannot(
+    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", "trainer.max_epochs=8,2", "strategy=gradual_unfreeze"]) == 1
+    assert capsys.readouterr().err == (
+        "graft: strategy 'gradual_unfreeze': its 5 phases need at least 5 epochs; max_epochs is 2 "
+        "(with trainer.max_epochs=2)\n"
+    )
+    assert pipeline.seeds == []
+    assert not (empty_folder / "outputs").exists()
+
+
+def test_a_sweep_over_groups_with_keys_of_their_own(pipeline: Pipeline, empty_folder: Path) -> None:
+    words = ["-m", "target=arrays,image_folder", "target.path=x", "baselines=[]", "name=both", "precision=32"]
+    assert main(words) == 0
+    configs = [load_record(sweep_folder(empty_folder) / number)["config"] for number in "01"]
+    assert [(config["target"]["name"], config["target"]["path"]) for config in configs] == [
+        ("arrays", "x"),
+        ("image_folder", "x"),
+    ]
