@@ -53,7 +53,9 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     source_after = source_after_transfer(experiment, start, network)
     baselines = {name: baseline(experiment, name, store, folder) for name in experiment.baselines}
     device = device_for(experiment.transfer)
-    record |= describe_run(experiment, start, outcome, source_after, baselines, describe_device(device))
+    record |= describe_run(
+        experiment, start, outcome, source_after, baselines, network.backbone.name, describe_device(device)
+    )
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
     show_in_logger(experiment, folder, record)
     record = end_record(record, "done")

@@ -6,6 +6,7 @@ from typing import Any
 from graft.experiment import Experiment
 from graft.outcome import Outcome, Start
 from graft.records.hashing import code_fingerprint, content_hash
+from graft.records.record import environment
 
 SCORES = ("accuracy", "loss", "calibration_error")
 
@@ -16,6 +17,7 @@ def describe_run(
     outcome: Outcome,
     source_after: dict[str, Any],
     baselines: Mapping[str, Outcome],
+    backbone: str,
     device: str,
 ) -> dict[str, Any]:
     """The part of the record that is known when all is done."""
@@ -28,7 +30,7 @@ def describe_run(
     return {
         "source": experiment.source.name if experiment.source else None,
         "target": experiment.target.name,
-        "backbone": config["backbone"].get("name", config["backbone"]["_target_"].rpartition(".")[2]),
+        "backbone": backbone,
         "strategy": experiment.transfer.strategy.name,
         "objective": config["objective"]["_target_"].rpartition(".")[2],
         "weights": start.origin,
@@ -131,6 +133,7 @@ def fingerprints(experiment: Experiment, start: Start, device: str) -> dict[str,
         "preprocessing": content_hash(experiment.target.preprocessing.as_dict()),
         "weights": start.key,
         "code": code_fingerprint(),
+        "packages": content_hash(environment()["packages"]),
         "device": device,
     }
 

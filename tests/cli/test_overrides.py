@@ -50,7 +50,7 @@ def refused(loader: ConfigLoader, *overrides: str) -> list[str]:
         ("+seed=1", "+seed=1: it is there already; leave the + out"),
         ("seed=0,1", "seed=0,1: several values; add -m to run each, or write seed=[...] for a list"),
         ("pln", "pln: no such command; did you mean 'plan'?"),
-        ("head@pretrain.head=mlp", "head@pretrain.head: no such group here; did you mean 'head'?"),
+        ("head@pretrain.head=mlp", "head@pretrain.head: no such group here; expected one of: head"),
         ("baselines=[scrach]", "baselines: no strategy is called 'scrach'; did you mean 'scratch'?"),
         ("name=${sede}", "name: Interpolation key 'sede' not found"),
     ],
@@ -71,6 +71,7 @@ def test_a_group_cannot_be_null(loader: ConfigLoader) -> None:
 
 def test_all_errors_at_once(loader: ConfigLoader) -> None:
     lines = refused(loader, "trainer=gppu", "seed=1", "sead=2", "foo", "optimizer.lrr=1")
+    assert lines[0] == "foo: expected key=value"
     assert [line.partition(":")[0] for line in lines] == ["foo", "trainer=gppu", "sead", "optimizer.lrr"]
 
 

@@ -87,24 +87,29 @@ def kill_when(ready: Path, arguments: tuple[str, ...], folder: Path) -> None:
     process.wait()
 
 
+KILLED = (*SMALL[:3], "trainer.max_epochs=24", "strategy=gradual_unfreeze", "baselines=[]")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = [sys.executable, "-m", "graft", *KILLED]
+    subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
+    return folder
+
+
+# last.ckpt appears with the first epoch, in the first phase; previous.ckpt with the second; the resume ends in the fifth.
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["again", "resume"])
-@pytest.mark.parametrize("phase", ["first", "later"])
-def test_killed_and_resumed_is_bit_equal(graft: Graft, tmp_path: Path, how: str, phase: str) -> None:
-    arguments = (*SMALL[:3], "trainer.max_epochs=24", "strategy=gradual_unfreeze", "baselines=[]")
-    undisturbed, killed = tmp_path / "a", tmp_path / "b"
-    undisturbed.mkdir(), killed.mkdir()
-    assert graft(*arguments, cwd=undisturbed).returncode == 0
-    # previous.ckpt appears with the second epoch, best.ckpt may appear with any.
-    ready = Path("outputs/*/*/transfer/last.ckpt" if phase == "first" else "outputs/*/*/transfer/previous.ckpt")
-    kill_when(ready, arguments, killed)
-    [run] = [path.parent for path in killed.glob("outputs/*/*/record.json")]
+@pytest.mark.parametrize(("how", "ready"), [("again", "last.ckpt"), ("resume", "previous.ckpt")])
+def test_killed_and_resumed_is_bit_equal(graft: Graft, tmp_path: Path, undisturbed: Path, how: str, ready: str) -> None:
+    kill_when(Path("outputs/*/*/transfer") / ready, KILLED, tmp_path)
+    [run] = [path.parent for path in tmp_path.glob("outputs/*/*/record.json")]
     assert json.loads((run / "record.json").read_text())["status"] == "running"
-    done = graft(*arguments, cwd=killed) if how == "again" else graft("resume", str(run), cwd=killed)
+    done = graft(*KILLED) if how == "again" else graft("resume", str(run))
     assert done.returncode == 0, done.stderr
-    assert [path.parent for path in killed.glob("outputs/*/*/record.json")] == [run]
+    assert [path.parent for path in tmp_path.glob("outputs/*/*/record.json")] == [run]
     expected = final_weights(undisturbed / "outputs" / "latest")
     resumed = final_weights(run)
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
-    a, b = newest_record(undisturbed), newest_record(killed)
-    assert a["metrics"] == b["metrics"]
+    assert newest_record(undisturbed)["metrics"] == newest_record(tmp_path)["metrics"]

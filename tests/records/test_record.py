@@ -37,6 +37,12 @@ def test_an_unknown_status_is_refused(tmp_path: Path) -> None:
         load_record(tmp_path)
 
 
+def test_the_order_of_rules_is_part_of_the_identity() -> None:
+    rules = [{"a": None, ".*": {"lr_scale": 1}}, {".*": {"lr_scale": 1}, "a": None}]
+    ids = {run_identity(CONFIG | {"strategy": {"phases": [{"rules": table}]}}) for table in rules}
+    assert len(ids) == 2
+
+
 def test_identity_is_what_is_computed_not_where(tmp_path: Path) -> None:
     assert run_identity(CONFIG) == run_identity(CONFIG | {"paths": {"outputs": "there"}})
     assert run_identity(CONFIG) != run_identity(CONFIG | {"seed": 1})

@@ -10,10 +10,12 @@ from graft.errors import UserError, did_you_mean
 from graft.experiment import Experiment
 from graft.models.network import Network
 from graft.strategies.durations import Plateau
+from graft.strategies.engine import make_optimizer
 from graft.strategies.phases import Strategy
 
 Config = dict[str, Any]
 
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 MONITORED = ("val/accuracy", "val/loss")
 
 
@@ -70,7 +72,11 @@ def check_monitors(config: Config) -> Iterator[str]:
 def check_device(config: Config) -> Iterator[str]:
     """The accelerator is there, and knows the precision."""
     trainer = config["trainer"]
-    accelerator, devices, precision = trainer["accelerator"], trainer["devices"], str(trainer["precision"])
+    accelerator, devices = trainer.get("accelerator", "auto"), trainer.get("devices", "auto")
+    precision = str(trainer.get("precision", "32"))
+    if accelerator not in ACCELERATORS:
+        yield f"trainer.accelerator={accelerator}: {did_you_mean(str(accelerator), ACCELERATORS)}"
+        return
     num_gpus = torch.cuda.device_count()
     if accelerator in ("gpu", "cuda") and num_gpus == 0:
         yield f"trainer.accelerator={accelerator}: torch finds no GPU here; use trainer=auto or trainer=cpu"
@@ -96,7 +102,9 @@ def check_construction(config: Config) -> Iterator[str]:
         ("", lambda node: factory(without(node, "weights", "reinitialise"))(), config["backbone"]),
     ]
     errors = [prefix + error for prefix, maker, node in makers if (error := _refusal(maker, node))]
-    yield from errors or _unfit_strategies(build_experiment(config))
+    yield from errors
+    if not errors and not list(check_epochs(config)):
+        yield from _unfit_strategies(build_experiment(config))
 
 
 def _refusal(maker: Callable[[Config], Any], node: Config) -> str | None:
@@ -131,14 +139,17 @@ def _strategy(node: Config) -> Strategy | None:
 def _unfit_strategies(experiment: Experiment) -> Iterator[str]:
     network = _without_memory(lambda: _network(experiment))
     transfer, pretrain = experiment.transfer, experiment.pretrain
-    plans = [(strategy, transfer.max_epochs) for strategy in (transfer.strategy, *experiment.baselines.values())]
+    strategies = (transfer.strategy, *experiment.baselines.values())
+    plans = [(strategy, transfer.max_epochs, transfer.optimizer) for strategy in strategies]
     if experiment.source is not None and transfer.strategy.initialize == "source":
-        plans.append((pretrain.strategy, pretrain.max_epochs))
-    for strategy, max_epochs in plans:
+        plans.append((pretrain.strategy, pretrain.max_epochs, pretrain.optimizer))
+    for strategy, max_epochs, optimizer in plans:
         try:
-            strategy.resolve(network, max_epochs)
-        except UserError as error:
-            yield str(error)
+            for phase in strategy.resolve(network, max_epochs):
+                if phase.trained_names:
+                    make_optimizer(network, phase, optimizer)
+        except ValueError as error:  # ours, or the optimizer's about a value it does not take
+            yield str(error) if isinstance(error, UserError) else f"optimizer: {error}"
 
 
 def _network(experiment: Experiment) -> Network:

@@ -10,7 +10,7 @@ from graft.errors import UserError, did_you_mean, nearest
 
 ALLOWED = ("graft.", "torch.optim.", "torchvision.", "timm.", "pytorch_lightning.")
 SPECIAL = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
-MISSING = "???"
+MISSING = "???"  # perhaps followed by the key that must be given, where the value is made of another
 
 
 def locate(target: Any) -> Callable[..., Any]:
@@ -86,18 +86,24 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 
 def _check_value(path: str, value: Any, hint: Any) -> Iterator[str]:
-    if value == MISSING:
-        yield f"{path}: must be given; write {path}=..."
+    if is_missing(value):
+        yield from missing_inside(path, value)
     elif not fits(value, hint):
         yield f"{path}={value!r}; expected {describe(hint)}"
     elif isinstance(value, dict | list):
         yield from missing_inside(path, value)
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value, or what it is made of, must still be given."""
+    return isinstance(value, str) and value.startswith(MISSING)
+
+
 def missing_inside(path: str, value: Any) -> Iterator[str]:
     """A line for each `???` in nested plain values."""
-    if value == MISSING:
-        yield f"{path}: must be given; write {path}=..."
+    if is_missing(value):
+        key = value.removeprefix(MISSING) or path
+        yield f"{key}: must be given; write {key}=..."
     elif isinstance(value, dict):
         for name, item in value.items():
             yield from missing_inside(f"{path}.{name}", item)

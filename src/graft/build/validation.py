@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graft.build.checks import CHECKS
-from graft.build.targets import SPECIAL, arguments_of, check_target, missing_inside
+from graft.build.targets import SPECIAL, arguments_of, check_target, is_missing, missing_inside
 from graft.build.values import describe, fits
 from graft.errors import UserError, did_you_mean
 
@@ -48,10 +48,10 @@ SETTINGS: dict[str, Any] = {
     "name": str | None,
     "seed": int,
     "selection": Literal["last", "best_val"],
-    "precision": dict[str, str],
+    "precision": dict,
     "callbacks": dict[str, dict],
     "baselines": dict[str, dict],
-    "paths": dict[str, str],
+    "paths": dict,
     "pretrain": dict,
 }
 INSIDE: dict[str, dict[str, Any]] = {
@@ -67,7 +67,7 @@ def validate(config: dict[str, Any]) -> list[str]:
 
     Signatures and types are checked first; whether the parts go together is checked on a configuration that is sound.
     """
-    errors = list(_structure(config))
+    errors = list(dict.fromkeys(_structure(config)))
     return errors or [error for check in CHECKS for error in check(config)]
 
 
@@ -92,12 +92,10 @@ def _part(path: str, node: Any, part: Part) -> Iterator[str]:
         yield f"{path}: expected a mapping with a _target_"
     elif node["_target_"] is not None:
         passed = passed_down(node)
-        inner = {f"{path}.{inside}.{name}:" for name, inside in passed.items()}
-        errors = check_target(path, node, part.supplied, {*part.ours, *passed})
-        yield from (error for error in errors if error.partition(" ")[0] not in inner)
+        yield from check_target(path, node, part.supplied, {*part.ours, *passed})
         for name, inside in passed.items():
             yield from missing_inside(f"{path}.{name}", node[name])
-            if node[name] != node[inside][name]:
+            if node[name] != node[inside][name] and not is_missing(node[inside][name]):
                 yield f"{path}.{name}={node[name]!r} and {path}.{inside}.{name}={node[inside][name]!r}; set only one"
     elif not part.optional:
         yield f"{path}={node.get('name')}: there must be one"
@@ -124,8 +122,8 @@ def _settings(prefix: str, node: dict[str, Any], settings: dict[str, Any]) -> It
         if name not in node:
             if prefix:
                 yield f"{prefix}{name}: is missing"
-        elif value == "???":
-            yield f"{prefix}{name}: must be given; write {prefix}{name}=..."
+        elif is_missing(value):
+            yield from missing_inside(f"{prefix}{name}", value)
         elif not fits(value, hint):
             yield f"{prefix}{name}={value!r}; expected {describe(hint)}"
     if prefix and prefix.rstrip(".") not in PARTS:

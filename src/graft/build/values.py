@@ -43,7 +43,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 def _is_sequence(kind: Any) -> bool:
     """Whether a list can stand for `kind`."""
-    if not isinstance(kind, type) or kind in (object, Any):
+    if not isinstance(kind, type) or kind in (object, Any) or getattr(kind, "_is_protocol", False):
         return False
     return issubclass(kind, tuple | set | frozenset) or issubclass(list, kind)
 

@@ -51,7 +51,9 @@ class StageLogger(Callback):
     def _show_views(self, trainer: Trainer, module: GraftModule, batch: LabelledBatch) -> None:
         if batch.x.ndim != 4:
             return
-        few = LabelledBatch(batch.x[:NUM_SAMPLE_IMAGES], batch.y[:NUM_SAMPLE_IMAGES], batch.positions[:NUM_SAMPLE_IMAGES])
+        few = LabelledBatch(
+            batch.x[:NUM_SAMPLE_IMAGES], batch.y[:NUM_SAMPLE_IMAGES], batch.positions[:NUM_SAMPLE_IMAGES]
+        )
         views = module.view.train(few, torch.Generator(batch.x.device).manual_seed(module.seed)).x.float().cpu()
         low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
         pictures = (views - low) / (high - low).clamp_min(1e-6)

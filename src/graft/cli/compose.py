@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from graft.cli.overrides import diagnose, first_words, requote
+from graft.cli.overrides import diagnose, explain_text, first_words, groups, requote
 from graft.cli.source import PRIMARY, search_path
 from graft.errors import UserError, did_you_mean
 
@@ -31,10 +31,27 @@ def hydra_application(config_dir: Path | None = None) -> Iterator[Hydra]:
     """
     GlobalHydra.instance().clear()
     version.setbase("1.3")  # among others: a job does not change the working directory
+    register_resolvers()
     try:
         yield Hydra.create_main_hydra2("graft", search_path(config_dir))
     finally:
         GlobalHydra.instance().clear()
+
+
+def register_resolvers() -> None:
+    """Make the functions known that configurations call, also in a process that a launcher started."""
+    OmegaConf.register_new_resolver("path_name", path_name, replace=True)
+
+
+def path_name(path: Any, domain: Any = None) -> str:
+    """What data at a path are called: the domain within it, or the last part of the path.
+
+    >>> path_name("data/usps.npz"), path_name("~/flowers"), path_name("office", "webcam")
+    ('usps', 'flowers', 'webcam')
+    """
+    if domain is None:
+        return Path(str(path)).expanduser().name.removesuffix(".npz")
+    return str(domain) if isinstance(domain, str) else "+".join(map(str, domain))
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,8 @@ def compose_sweep(loader: ConfigLoader, overrides: Sequence[str]) -> Sweep:
         UserError: with a line for each override that cannot be used by one of the jobs.
     """
     overrides = requote(loader, overrides)
-    base = _load(loader, each_as_choice(overrides), RunMode.MULTIRUN)
+    refuse([line for text in overrides if (line := explain_text(text))])
+    base = _load(loader, in_common(loader, overrides), RunMode.MULTIRUN)
     if not base.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return Sweep(overrides, None, [plain_config(base, loader)])
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
@@ -80,23 +98,15 @@ def compose_sweep(loader: ConfigLoader, overrides: Sequence[str]) -> Sweep:
     return Sweep(overrides, jobs, configs)
 
 
-def each_as_choice(overrides: Sequence[str]) -> list[str]:
-    """`key=value` as `key=choice(value)`: the same for each job, but not applied to what all jobs have in common.
+def in_common(loader: ConfigLoader, overrides: Sequence[str]) -> list[str]:
+    """The overrides that choose groups or set up Hydra, without those of values.
 
-    Hydra composes that before it knows any job, and would miss a key that only a swept choice brings along, as in
-    `-m target=cifar10,stl10 target.download=true`.
+    Hydra composes what all jobs of a sweep have in common before it knows any of them; there it would not find a key
+    that only a swept choice brings along, as in `-m target=cifar10,stl10 target.download=true`.
     """
-    parser = OverridesParser.create()
-    result = []
-    for text in overrides:
-        try:
-            item = parser.parse_override(text)
-        except HydraException:
-            item = None
-        plain = item is not None and not (item.is_sweep_override() or item.is_hydra_override() or item.is_delete())
-        key, _, value = text.partition("=")
-        result.append(f"{key}=choice({value})" if plain and value else text)
-    return result
+    known = groups(loader)
+    parsed = zip(overrides, OverridesParser.create(loader).parse_overrides(list(overrides)), strict=True)
+    return [text for text, item in parsed if item.is_hydra_override() or item.key_or_group in known]
 
 
 def refuse(errors: Sequence[str]) -> None:
@@ -139,23 +149,27 @@ def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConf
 def plain_config(composed: DictConfig, loader: ConfigLoader) -> dict[str, Any]:
     """The configuration as plain values, resolved, with the baselines' strategies in place of their names.
 
-    Values that the user still has to give stay `???`.
+    Values that the user still has to give stay `???`; those made of them are `???` and the key to be given.
 
     Raises:
         UserError: an interpolation that leads nowhere, or a baseline that is not a strategy.
     """
     plain = _resolved(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
+    if isinstance(plain.get("baselines"), str):
+        raise UserError(f"baselines={plain['baselines']}; expected a list: baselines=[{plain['baselines']}]")
     if isinstance(plain.get("baselines"), list):
         plain["baselines"] = {str(name): _strategy(loader, str(name)) for name in plain["baselines"]}
     return plain
 
 
 def _resolved(composed: DictConfig) -> dict[str, Any]:
+    register_resolvers()
     while True:
         try:
             config = OmegaConf.to_container(composed, resolve=True)
         except InterpolationToMissingValueError as error:
-            OmegaConf.update(composed, str(error.full_key), "???")  # as missing as what it refers to
+            origin = str(error).partition("Missing mandatory value: ")[2].split()[0]
+            OmegaConf.update(composed, str(error.full_key), f"???{origin}")  # as missing as what it refers to
             continue
         except OmegaConfBaseException as error:
             raise UserError(first_words(error)) from error

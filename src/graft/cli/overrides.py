@@ -65,7 +65,7 @@ def diagnose(loader: ConfigLoader, overrides: Sequence[str], mode: RunMode) -> l
     for text in overrides:
         override = _parse(text)
         if override is None:
-            errors.append(f"{text}: {_neither(text)}")
+            errors.append(explain_text(text) or text)
         elif mode is RunMode.RUN and override.is_sweep_override():
             errors.append(
                 f"{text}: several values; add -m to run each, or write {override.key_or_group}=[...] for a list"
@@ -83,11 +83,14 @@ def diagnose(loader: ConfigLoader, overrides: Sequence[str], mode: RunMode) -> l
     return errors + [error for item in values if (error := known.explain_key(item))]
 
 
-def _neither(text: str) -> str:
+def explain_text(text: str) -> str | None:
+    """What is wrong with a word that is not an override."""
+    if _parse(text) is not None:
+        return None
     from graft.cli.main import command_names
 
     match = nearest(text, command_names())
-    return f"no such command; did you mean {match!r}?" if match else "not an override; expected key=value"
+    return f"{text}: " + (f"no such command; did you mean {match!r}?" if match else "expected key=value")
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ class Known:
         group, package = override.key_or_group, override.package
         where = f"{group}@{package}" if package else group
         if where not in self.chosen:
-            return f"{where}: no such group here; {did_you_mean(where, self.chosen)}"
+            places = [name for name in self.chosen if name.partition("@")[0] == group]
+            return f"{where}: no such group here; {did_you_mean(where, places)}"
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]
         for value in values:
             name = str(value).strip("'\"")

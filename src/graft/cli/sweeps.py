@@ -5,9 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from omegaconf import read_write
 
-from graft.cli.compose import Sweep, each_as_choice
+from graft.cli.compose import Sweep, in_common
 from graft.cli.folders import SWEEP, claimed, is_interrupted_sweep, point_latest
 from graft.cli.jobs import sweep_job
 from graft.cli.overrides import requote
@@ -60,11 +64,27 @@ def load_sweep(folder: Path) -> dict[str, Any]:
 def run_sweep(hydra: Hydra, folder: Path) -> int:
     """Run the jobs that are not done yet, then print and write the summary; returns the exit code."""
     description = load_sweep(folder)
-    where = requote(hydra.config_loader, [f"hydra.sweep.dir={folder}"])
-    hydra.multirun(PRIMARY, sweep_job, [*each_as_choice(description["overrides"]), *where])
+    launch(hydra, description["overrides"], folder)
     failed = summarise(folder, description["jobs"])
     atomic_write_json(folder / SWEEP, description | {"status": "failed" if failed else "done"})
     return 1 if failed else 0
+
+
+def launch(hydra: Hydra, overrides: list[str], folder: Path) -> None:
+    """Let Hydra's sweeper and launcher run the jobs, as `Hydra.multirun` does but for `in_common`."""
+    loader = hydra.config_loader
+    common = in_common(loader, overrides) + requote(loader, [f"hydra.sweep.dir={folder}", "hydra.mode=MULTIRUN"])
+    config = hydra.compose_config(PRIMARY, common, RunMode.MULTIRUN, with_log_configuration=True)
+    task_overrides = [text for text in overrides if not text.startswith(("hydra.", "hydra/"))]
+    with read_write(config.hydra):
+        config.hydra.overrides.task = task_overrides
+    callbacks = Callbacks(config)
+    callbacks.on_multirun_start(config=config, config_name=PRIMARY)
+    context = HydraContext(config_loader=loader, callbacks=callbacks)
+    plugins = Plugins.instance()
+    sweeper = plugins.instantiate_sweeper(config=config, hydra_context=context, task_function=sweep_job)
+    sweeper.sweep(arguments=task_overrides)
+    callbacks.on_multirun_end(config=config, config_name=PRIMARY)
 
 
 def summarise(folder: Path, jobs: Sequence[Sequence[str]] | None) -> bool:

@@ -46,7 +46,21 @@ NOT_IDENTITY = ("paths", "logger", "hydra")
 
 def run_identity(config: dict[str, Any]) -> str:
     """Eight hex digits that two runs share when they compute the same."""
-    return content_hash({name: value for name, value in config.items() if name not in NOT_IDENTITY})[:8]
+    return content_hash(_with_rules_in_order({k: v for k, v in config.items() if k not in NOT_IDENTITY}))[:8]
+
+
+def _with_rules_in_order(value: Any) -> Any:
+    """The value with every table of rules as a list: the first match wins, so their order is part of what is run."""
+    if isinstance(value, list):
+        return [_with_rules_in_order(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: [[pattern, rule] for pattern, rule in item.items()]
+        if name == "rules" and isinstance(item, dict)
+        else _with_rules_in_order(item)
+        for name, item in value.items()
+    }
 
 
 def start_record(experiment: str, seed: int, config: dict[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class Backbone(nn.Module):
         native_classifier: prefixes, in the usual checkpoint layout, of the layers that a new head replaces.
     """
 
+    name: str  # what it is called in records
+
     def __init__(
         self,
         num_features: int,

@@ -37,6 +37,7 @@ class Cnn(SequentialBackbone):
             overrides=Overrides(size, mean, std),
             native_classifier=("fc3.",),
         )
+        self.name = "cnn"
 
 
 def _groups(channels: int, size: int) -> dict[str, nn.Module]:

@@ -44,6 +44,7 @@ class ResNetCifar(SequentialBackbone):
             overrides=Overrides(size, mean, std),
             native_classifier=("linear.",),
         )
+        self.name = f"resnet{depth}"
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,149 @@
+"""Each thing that can be wrong with a configuration is found before anything is built, and all at once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from graft.build.validation import validate
+
+Composed = Callable[..., dict[str, Any]]
+
+
+def test_the_default_is_sound(composed: Composed) -> None:
+    assert validate(composed()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["+trainer.max_epoch=3"], "trainer.max_epoch: no such key; did you mean 'trainer.max_epochs'?"),
+        (["trainer.max_epochs=abc"], "trainer.max_epochs='abc'; expected a whole number or null"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0; expected 1 or more"),
+        (["pretrain.max_epochs=0"], "pretrain.max_epochs=0; expected 1 or more"),
+        (["+trainer.logger=false"], "trainer.logger: cannot be set; graft passes it itself"),
+        (["+seeds=3"], "seeds: no such key; did you mean 'seed'?"),
+        (["+pretrain.max_epoch=3"], "pretrain.max_epoch: no such key; did you mean 'max_epochs'?"),
+        (["+paths.date=3"], "paths.date: no such key; did you mean 'data'?"),
+        (["selection=best"], "selection='best'; expected 'last' or 'best_val'"),
+        (["name=a/b"], "name='a/b'; expected the name of a folder"),
+        (["backbone.weights=3"], "backbone.weights=3; expected a text"),
+        (["backbone.reinitialise=head"], "backbone.reinitialise='head'; expected a list of texts"),
+        (["+backbone.wieghts=x"], "backbone.wieghts: no such key; did you mean 'backbone.weights'?"),
+        (["backbone=mobilenet_v2"], "backbone.weights: must be given; write backbone.weights=..."),
+        (["target=image_folder"], "target.path: must be given; write target.path=..."),
+        (["target=arrays", "target.path=x", "+target.pth=y"], "target.pth: no such key; did you mean 'target.path'?"),
+        (["+target.flip=true"], "target.flip=True and target.augmentation.flip=False; set only one"),
+        (["target=none"], "target=none: there must be one"),
+        (["target.labels_per_class=1.5"], "target.labels_per_class=1.5; expected a whole number or null"),
+        (["target.fraction=0.5"], "target: labels_per_class=10 and fraction=0.5: give one of the two"),
+        (["objective.label_smoothing=2"], "objective: label_smoothing=2; expected a number from 0 to below 1"),
+        (["backbone.size=4"], "backbone.size=4: the cnn needs at least 16 pixels"),
+        (["precision=16-mixed", "trainer=cpu"], "precision=16-mixed: not on a CPU; use precision=bf16-mixed or "),
+        (["precision.value=half"], "trainer.precision='half'; expected "),
+        (["source=none"], "source=none: there is nothing to pretrain on; choose a source, strategy=scratch, or "),
+        (["source=none", "strategy=scratch", "mapping=alignment"], "source=none: mapping=alignment brings the "),
+        (
+            ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/acc"],
+            "callbacks.early_stopping.monitor=val/acc: there is no such metric; did you mean 'val/accuracy'?",
+        ),
+        (["callbacks=early_stopping", "target.val_fraction=0"], "target.val_fraction=0: callbacks.early_stopping."),
+        (["selection=best_val", "target.val_fraction=0"], "target.val_fraction=0: selection=best_val needs validation"),
+        (
+            ["strategy=gradual_unfreeze", "trainer.max_epochs=2"],
+            "strategy 'gradual_unfreeze': its 5 phases need at least 5 epochs; max_epochs is 2",
+        ),
+        (
+            ["strategy@pretrain.strategy=lp_ft", "pretrain.max_epochs=1"],
+            "strategy 'lp_ft': its 2 phases need at least 2 epochs; max_epochs is 1",
+        ),
+        (["baselines=[gradual_unfreeze]", "trainer.max_epochs=4"], "strategy 'gradual_unfreeze': its 5 phases need"),
+        (["backbone=timm", "backbone.name=resnet10x", "backbone.weights=x"], "backbone.name=resnet10x"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_refused(overrides: list[str], expected: str, composed: Composed) -> None:
+    found = validate(composed(*overrides))
+    assert [error for error in found if error.startswith(expected)], found
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["+trainer.gradient_clip_algorithm=norm"],
+        ["trainer.gradient_clip_val=1"],
+        ["source=none", "strategy=scratch", "baselines=[]"],
+        ["source=none", "backbone.weights=somewhere/run"],
+        ["strategy@pretrain.strategy=linear_probe"],
+        ["pretrain.max_epochs=1", "strategy@pretrain.strategy=lp_ft", "strategy=scratch"],
+        ["target.reader._target_=graft.data.readers.digits.Digits"],
+        ["name=mine"],
+        ["baselines=[]"],
+        ["head=ridge", "mapping=alignment"],
+        ["backbone=swin_t", "backbone.weights=DEFAULT"],
+    ],
+    ids=" ".join,
+)
+def test_accepted(overrides: list[str], composed: Composed) -> None:
+    assert validate(composed(*overrides)) == []
+
+
+def test_all_errors_at_once(composed: Composed) -> None:
+    config = composed("+trainer.max_epoch=3", "optimizer.lr=fast", "+head.foo=1", "seed=x", "target=image_folder")
+    found = {error.partition(":")[0].partition("=")[0] for error in validate(config)}
+    assert found == {"trainer.max_epoch", "optimizer.lr", "head.foo", "seed", "pretrain.seed", "target.path"}
+    config = composed("trainer=cpu", "precision=16-mixed", "source=none", "name=.x", "scheduler.warmup_fraction=3")
+    assert [error.partition(":")[0].partition("=")[0] for error in validate(config)] == [
+        "source",
+        "name",
+        "precision",
+        "scheduler",
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [["head"], ["trainer"], ["pretrain"], ["pretrain", "optimizer"], ["seed"], ["paths", "store"]]
+)
+def test_a_missing_part_is_named(path: list[str], composed: Composed) -> None:
+    config = composed()
+    node: dict[str, Any] = config
+    for key in path[:-1]:
+        node = node[key]
+    del node[path[-1]]
+    assert f"{'.'.join(path)}: is missing" in validate(config)
+
+
+@pytest.mark.parametrize("value", [None, 3, "linear", {"scale": 1}])
+def test_a_part_without_a_target(value: Any, composed: Composed) -> None:
+    assert "head: expected a mapping with a _target_" in validate(composed() | {"head": value})
+
+
+def test_a_foreign_target_is_never_imported(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(name: str) -> Any:
+        raise AssertionError(name)
+
+    config = composed()
+    config["callbacks"] = {"bad": {"_target_": "antigravity.open"}}
+    original = __import__("importlib").import_module
+    monkeypatch.setattr(
+        "graft.build.targets.import_module", lambda name: forbidden(name) if name == "antigravity" else original(name)
+    )
+    [error] = validate(config)
+    assert error.startswith("callbacks.bad._target_='antigravity.open'; expected a name in graft")
+
+
+def test_accelerators_that_are_not_here(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert validate(composed("trainer=gpu"))[0].startswith("trainer.accelerator=gpu: torch finds no GPU here")
+    assert validate(composed("trainer=mps"))[0].startswith("trainer.accelerator=mps: torch finds no such GPU here")
+    assert validate(composed("trainer=auto", "precision=16-mixed"))[0].startswith("precision=16-mixed: not on a CPU")
+
+
+def test_accelerators_that_are_here(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert validate(composed("trainer=gpu", "precision=16-mixed")) == []
+    assert validate(composed("trainer=ddp")) == []
+    assert validate(composed("trainer=gpu", "trainer.devices=3")) == ["trainer.devices=3: this machine has 2"]
