@@ -166,7 +166,7 @@ class GraftModule(LightningModule):
         """Publish the validation metrics to whoever monitors them."""
         metrics = {f"val/{name}": mean for name, mean in self._val_tally.means().items()}
         # Every rank validates the whole split, so there is nothing to reduce.
-        self.log_dict(metrics, sync_dist=False)
+        self.log_dict(metrics, sync_dist=False, logger=False)
 
     @property
     def epoch_metrics(self) -> dict[str, float]:

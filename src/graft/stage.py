@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from graft.callbacks.board import StageLogger
+from graft.callbacks.board import StageLogger, log_views
 from graft.callbacks.checkpoints import (
     BEST,
     LAST,
@@ -99,6 +99,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     stage.folder.mkdir(parents=True, exist_ok=True)
     position = find_position(stage, network)
     history = position.history or []
+    if stage.logger is not None and not history:
+        log_views(stage.logger, stage.domain, stage.seed)
     for index in range(position.phase_index, len(phases)):
         phases = replan(phases, index, num_epochs_before(history, index))
         apply_phase(network, phases[index])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import SMALL, Graft, environment
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def newest_record(folder: Path) -> dict[str, Any]:
@@ -38,6 +39,23 @@ def test_the_default_run_leaves_a_whole_record(graft: Graft, tmp_path: Path) -> 
     assert {"pretrain_seconds", "fit_seconds", "trainable_parameters"} <= record["cost"].keys()
     assert "gain" in done.stdout
     assert (tmp_path / "outputs" / "latest").resolve().parent.parent == (tmp_path / "outputs").resolve()
+
+
+def test_tensorboard_shows_curves_pictures_and_real_metrics(graft: Graft, tmp_path: Path) -> None:
+    assert graft(*SMALL, "strategy=lp_ft").returncode == 0
+    record = newest_record(tmp_path)
+    events = EventAccumulator(str(tmp_path / "outputs" / "latest" / "tensorboard" / "transfer"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "val/accuracy", "lr/head", "lr/backbone.stem", "phase"} <= set(tags["scalars"])
+    assert {"training views", "target/test/confusion"} <= set(tags["images"])
+    assert "hp_metric" not in tags["scalars"]
+    final = [event.value for event in events.Scalars("target/test/accuracy")]
+    assert final == [pytest.approx(record["metrics"]["target/test/accuracy"])]
+    curve = [(event.step, event.value) for event in events.Scalars("val/accuracy")]
+    assert curve == [(row["step"], pytest.approx(row["val/accuracy"])) for row in record["history"]]
+    markers = [event.step for event in events.Scalars("phase")]
+    assert markers == [0, record["history"][0]["step"]]
 
 
 def test_a_second_run_takes_pretraining_and_baseline_from_the_store(graft: Graft, tmp_path: Path) -> None:
@@ -99,7 +117,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# last.ckpt appears with the first epoch, in the first phase; previous.ckpt with the second; the resume ends in the fifth.
+# last.ckpt appears with the first epoch, in the first phase; previous.ckpt with the second; the run ends in the fifth.
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "ready"), [("again", "last.ckpt"), ("resume", "previous.ckpt")])
 def test_killed_and_resumed_is_bit_equal(graft: Graft, tmp_path: Path, undisturbed: Path, how: str, ready: str) -> None:

@@ -8,13 +8,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from graft.batch import LabelledBatch
+from graft.data.domain import Domain
 from graft.module import GraftModule
 
 NUM_SAMPLE_IMAGES = 16
 
 
 class StageLogger(Callback):
-    """Logs metrics, learning rates and first views at the stage's own step, and marks where a phase begins."""
+    """Logs metrics and learning rates at the stage's own step, and marks where a phase begins."""
 
     def __init__(self, steps_before: int) -> None:
         self.steps_before = steps_before
@@ -31,11 +32,9 @@ class StageLogger(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: LabelledBatch, batch_idx: int
     ) -> None:
-        """Log the step's loss every `log_every_n_steps`; show the first training views."""
+        """Log the step's loss every `log_every_n_steps`."""
         assert isinstance(pl_module, GraftModule)
         step = self.steps_before + trainer.global_step
-        if self.steps_before == 0 and trainer.global_step <= 1 and batch_idx == 0:
-            self._show_views(trainer, pl_module, batch)
         if trainer.loggers and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for logger in trainer.loggers:
                 logger.log_metrics({"train/step_loss": float(outputs["loss"])}, step=step)
@@ -48,18 +47,16 @@ class StageLogger(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(pl_module.epoch_metrics | rates, step=step)
 
-    def _show_views(self, trainer: Trainer, module: GraftModule, batch: LabelledBatch) -> None:
-        if batch.x.ndim != 4:
-            return
-        few = LabelledBatch(
-            batch.x[:NUM_SAMPLE_IMAGES], batch.y[:NUM_SAMPLE_IMAGES], batch.positions[:NUM_SAMPLE_IMAGES]
-        )
-        views = module.view.train(few, torch.Generator(batch.x.device).manual_seed(module.seed)).x.float().cpu()
-        low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
-        pictures = (views - low) / (high - low).clamp_min(1e-6)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_images("training views", pictures, 0)
+
+def log_views(logger: Logger, domain: Domain, seed: int) -> None:
+    """Show what the network sees of a few training images, each stretched to its own brightest and darkest value."""
+    if not isinstance(logger, TensorBoardLogger):
+        return
+    batch = next(iter(domain.loader("train")))
+    few = LabelledBatch(*(tensor[:NUM_SAMPLE_IMAGES] for tensor in batch))
+    views = domain.view.train(few, torch.Generator().manual_seed(seed)).x.float()
+    low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
+    logger.experiment.add_images("training views", (views - low) / (high - low).clamp_min(1e-6), 0)
 
 
 def confusion_figure(confusion: list[list[int]], class_names: tuple[str, ...]) -> Figure:
