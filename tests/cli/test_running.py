@@ -103,10 +103,14 @@ def test_the_same_command_goes_on_with_an_interrupted_run(
     assert f"continuing the interrupted run in {Path(*folder.parts[-3:])}" in capsys.readouterr().out
 
 
-def test_lightnings_exit_on_an_interrupt_is_an_interrupt(pipeline: Pipeline, empty_folder: Path) -> None:
+def test_lightnings_exit_on_an_interrupt_is_an_interrupt(
+    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pipeline.failing[0] = SystemExit(1)
     assert main([]) == 130
-    assert load_record(runs(empty_folder)[0])["status"] == "running"
+    [folder] = runs(empty_folder)
+    assert load_record(folder)["status"] == "running"
+    assert f"graft resume {folder.relative_to(empty_folder)}" in capsys.readouterr().err
 
 
 def test_interrupts_are_heard_again_afterwards() -> None:

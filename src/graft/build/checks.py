@@ -137,7 +137,11 @@ def _strategy(node: Config) -> Strategy | None:
 
 
 def _unfit_strategies(experiment: Experiment) -> Iterator[str]:
-    network = _without_memory(lambda: _network(experiment))
+    try:
+        network = _without_memory(lambda: _network(experiment))
+    except UserError as error:
+        yield str(error)
+        return
     transfer, pretrain = experiment.transfer, experiment.pretrain
     strategies = (transfer.strategy, *experiment.baselines.values())
     plans = [(strategy, transfer.max_epochs, transfer.optimizer) for strategy in strategies]

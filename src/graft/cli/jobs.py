@@ -62,6 +62,15 @@ def interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """An interrupt says how to go on in `folder`."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"the same command goes on from there, or: graft resume {folder}") from interrupt
+
+
 def begun_anew(folder: Path) -> None:
     """Take the failure back from the record of a run that is tried again."""
     if (folder / RECORD).exists():

@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = words.pop(0) if words and words[0] in command_names() else DEFAULT
     try:
         return int(import_module(f"graft.cli.commands.{name}").main(words))
-    except KeyboardInterrupt:
-        print("graft: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["graft: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()

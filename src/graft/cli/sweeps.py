@@ -13,7 +13,7 @@ from omegaconf import read_write
 
 from graft.cli.compose import Sweep, in_common
 from graft.cli.folders import SWEEP, claimed, is_interrupted_sweep, point_latest
-from graft.cli.jobs import sweep_job
+from graft.cli.jobs import resumable, sweep_job
 from graft.cli.overrides import requote
 from graft.cli.source import PRIMARY
 from graft.cli.terminal import terminal
@@ -64,7 +64,8 @@ def load_sweep(folder: Path) -> dict[str, Any]:
 def run_sweep(hydra: Hydra, folder: Path) -> int:
     """Run the jobs that are not done yet, then print and write the summary; returns the exit code."""
     description = load_sweep(folder)
-    launch(hydra, description["overrides"], folder)
+    with resumable(folder):
+        launch(hydra, description["overrides"], folder)
     failed = summarise(folder, description["jobs"])
     atomic_write_json(folder / SWEEP, description | {"status": "failed" if failed else "done"})
     return 1 if failed else 0

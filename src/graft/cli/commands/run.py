@@ -12,7 +12,7 @@ from graft.cli.arguments import Parser, add_composition, parse
 from graft.cli.compose import compose, compose_sweep, hydra_application, refuse, refuse_jobs
 from graft.cli.folders import claimed, is_interrupted_run, point_latest
 from graft.cli.help import program_help
-from graft.cli.jobs import SingleJob, check, discard_unless_begun
+from graft.cli.jobs import SingleJob, check, discard_unless_begun, resumable
 from graft.cli.overrides import requote
 from graft.cli.source import PRIMARY
 from graft.cli.sweeps import begin_sweep, run_sweep
@@ -76,7 +76,8 @@ def run(hydra: Hydra, overrides: Sequence[str]) -> None:
         with latest(outputs, folder):
             where = requote(hydra.config_loader, [f"hydra.run.dir={folder}"])
             job = SingleJob()
-            hydra.run(PRIMARY, job, [*requote(hydra.config_loader, overrides), *where])
+            with resumable(folder):
+                hydra.run(PRIMARY, job, [*requote(hydra.config_loader, overrides), *where])
             print_run(job.result(), folder, terminal())
 
 

@@ -1,0 +1,187 @@
+"""The pipeline in this process, on tiny data, over the parts that users combine."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders import write_arrays
+from safetensors.torch import load_file
+
+from graft.build.assembly import build_experiment
+from graft.build.validation import validate
+from graft.cli.compose import compose, hydra_application
+from graft.keys import stage_key
+from graft.pipeline import run
+
+Run = Callable[..., dict[str, Any]]
+TINY = (
+    "trainer=cpu",
+    "logger=none",
+    "trainer.max_epochs=5",
+    "pretrain.max_epochs=5",
+    "optimizer.lr=0.003",
+    "pretrain.optimizer.lr=0.003",
+    "target=arrays",
+    "target.val_fraction=0.2",
+    "target.batch_size=16",
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Compose and validate a configuration over tiny arrays in the test's folder."""
+    source, target = tmp_path / "source.npz", tmp_path / "target.npz"
+    write_arrays(source, seed=1, num_classes=4)
+    write_arrays(target, seed=2)
+    paths = (f"target.path={target}", f"paths.outputs={tmp_path / 'outputs'}")
+
+    with hydra_application() as hydra:
+
+        def make(*overrides: str) -> dict[str, Any]:
+            chosen = () if "source=none" in overrides else ("source=arrays", f"source.path={source}")
+            composed = compose(hydra.config_loader, [*TINY, *paths, *chosen, *overrides])
+            assert validate(composed) == []
+            return composed
+
+        yield make
+
+
+@pytest.fixture
+def record_of(config: Callable[..., dict[str, Any]], tmp_path: Path) -> Run:
+    """Run a configuration in a new folder and return its record, as it was written."""
+    folders = iter(tmp_path / f"run{i}" for i in range(10))
+
+    def go(*overrides: str) -> dict[str, Any]:
+        folder = next(folders)
+        folder.mkdir()
+        run(build_experiment(config(*overrides)), folder)
+        record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+        return record | {"folder": folder}
+
+    return go
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "cosine", "prototype", "ridge"])
+def test_every_head_transfers(record_of: Run, head: str) -> None:
+    record = record_of(f"head={head}", "baselines=[]")
+    assert record["metrics"]["target/test/accuracy"] > 1 / 3
+
+
+@pytest.mark.parametrize("mapping", ["identity", "affine", "low_rank"])
+def test_every_mapping_transfers(record_of: Run, mapping: str) -> None:
+    record = record_of(f"mapping={mapping}", "baselines=[]")
+    assert record["metrics"]["target/test/accuracy"] > 1 / 3
+
+
+def test_an_alignment_is_solved_from_both_domains(record_of: Run) -> None:
+    record = record_of("mapping=alignment", "strategy=linear_probe", "baselines=[]")
+    weight = load_file(record["folder"] / "weights" / "network.safetensors")["mapping.weight"]
+    assert not torch.equal(weight, torch.eye(len(weight)))
+    assert record["cost"]["trainable_parameters"] == 84 * 3 + 3
+
+
+def test_a_ridge_probe_is_solved_without_a_step(record_of: Run) -> None:
+    record = record_of("head=ridge", "strategy=linear_probe", "baselines=[]")
+    assert record["history"] == []
+    assert record["cost"]["steps"] == record["cost"]["trainable_parameters"] == 0
+    assert record["metrics"]["target/test/accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("callbacks=ema",),
+        ("callbacks=early_stopping",),
+        ("optimizer=lbfgs", "optimizer.lr=1.0", "strategy=linear_probe"),
+        ("optimizer=sgd", "scheduler=one_cycle"),
+        ("objective=least_squares",),
+        ("objective.label_smoothing=0.1", "target.augmentation.mixup=0.2", "target.augmentation.cutmix=1.0"),
+        ("trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1.0"),
+        ("precision=bf16-mixed",),
+        ("selection=best_val",),
+    ],
+    ids=" ".join,
+)
+def test_options_train(record_of: Run, overrides: tuple[str, ...]) -> None:
+    record = record_of(*overrides, "baselines=[]")
+    assert record["status"] == "done"
+    assert record["history"][-1]["train/loss"] > 0
+    assert record["selection"]["last"].keys() == record["selection"]["best_val"].keys()
+
+
+def test_the_gain_is_over_the_same_labels_and_budget(record_of: Run) -> None:
+    record = record_of("target.labels_per_class=5")
+    scratch = record["baselines"]["scratch"]
+    assert scratch["steps"] == record["cost"]["steps"]
+    assert len(scratch["history"]) == len(record["history"]) == 5
+    gain = record["metrics"]["target/test/accuracy"] - scratch["metrics"]["target/test/accuracy"]
+    assert record["transfer"]["gain"] == pytest.approx(gain)
+
+
+def test_scratch_is_its_own_baseline(record_of: Run) -> None:
+    record = record_of("strategy=scratch")
+    assert record["transfer"]["gain"] == 0.0
+    assert "source/test/accuracy" not in record["metrics"]
+    again = record_of("strategy=fine_tune")
+    assert again["baselines"]["scratch"]["history"] == record["history"]
+
+
+def test_weights_of_an_earlier_run_are_a_start(record_of: Run) -> None:
+    first = record_of("baselines=[]")
+    second = record_of("source=none", f"backbone.weights={first['folder']}", "strategy=linear_probe", "baselines=[]")
+    assert second["source"] is None
+    before = load_file(first["folder"] / "weights" / "backbone.safetensors")
+    after = load_file(second["folder"] / "weights" / "backbone.safetensors")
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_test_labels_change_nothing_but_test_scores(record_of: Run, tmp_path: Path) -> None:
+    target = dict(np.load(tmp_path / "target.npz"))
+    first = record_of("selection=best_val", "baselines=[]")
+    target["y_test"] = np.random.default_rng(0).permutation(target["y_test"])
+    np.savez(tmp_path / "target.npz", **target)
+    second = record_of("selection=best_val", "baselines=[]")
+
+    def without_time(record: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in record["history"]]
+
+    assert without_time(first) == without_time(second)
+    states = [load_file(record["folder"] / "weights" / "network.safetensors") for record in (first, second)]
+    assert all((states[0][name] == states[1][name]).all() for name in states[0])
+    assert first["metrics"]["target/test/accuracy"] != second["metrics"]["target/test/accuracy"]
+
+
+def key(config: dict[str, Any]) -> str:
+    experiment = build_experiment(config)
+    assert experiment.source is not None
+    experiment.source.load(experiment.backbone().preprocessing)
+    return stage_key(experiment, experiment.pretrain, config["pretrain"], experiment.source, None)
+
+
+@pytest.mark.parametrize(
+    "override", ["logger=tensorboard", "trainer.log_every_n_steps=1", "source.num_workers=1", "target.batch_size=8"]
+)
+def test_what_leaves_the_weights_alone_leaves_the_key(config: Callable[..., dict[str, Any]], override: str) -> None:
+    assert key(config(override)) == key(config())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "pretrain.seed=1",
+        "pretrain.max_epochs=4",
+        "pretrain.optimizer.lr=0.1",
+        "source.batch_size=8",
+        "source.labels_per_class=3",
+        "source.augmentation.flip=true",
+        "backbone=resnet20",
+        "trainer.gradient_clip_val=1.0",
+        "precision=bf16-mixed",
+    ],
+)
+def test_what_changes_the_weights_changes_the_key(config: Callable[..., dict[str, Any]], override: str) -> None:
+    assert key(config(override)) != key(config())
