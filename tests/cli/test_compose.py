@@ -37,7 +37,8 @@ def test_a_backbone_with_weights_of_its_own_switches_the_source_off(loader: Conf
 
 def test_what_must_be_given_stays_open(loader: ConfigLoader) -> None:
     target = compose(loader, ["target=image_folder"])["target"]
-    assert target["path"] == target["reader"]["path"] == "???"
+    assert target["path"] == "???"
+    assert target["name"] == target["reader"]["path"] == "???target.path"  # what they are made of must be given
 
 
 def test_jobs_of_a_sweep(loader: ConfigLoader) -> None:

@@ -220,7 +220,8 @@ def test_a_sweep_over_groups_with_keys_of_their_own(pipeline: Pipeline, empty_fo
     words = ["-m", "target=arrays,image_folder", "target.path=x", "baselines=[]", "name=both", "precision=32"]
     assert main(words) == 0
     configs = [load_record(sweep_folder(empty_folder) / number)["config"] for number in "01"]
-    assert [(config["target"]["name"], config["target"]["path"]) for config in configs] == [
-        ("arrays", "x"),
-        ("image_folder", "x"),
+    assert [config["target"]["reader"]["_target_"].rpartition(".")[2] for config in configs] == [
+        "Arrays",
+        "ImageFolder",
     ]
+    assert [config["target"]["path"] for config in configs] == ["x", "x"]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL, Graft
 from PIL import Image
+from processes import SMALL, Graft
 
 
 def image_folder(root: Path) -> Path:

@@ -10,10 +10,10 @@ from records_by_hand import done, failed, in_folders
 
 from graft.errors import UserError
 from graft.records.record import write_record
-from graft.reports.export import markdown, results_csv, write_results_csv
+from graft.reports.console import make_console
+from graft.reports.export import markdown_summary, results_csv, write_results_csv
 from graft.reports.notes import CAPTION
 from graft.reports.report import report
-from graft.reports.terminal import make_console
 
 RECORDS = [done(0.9, seed=0), done(0.8, seed=1, strategy="a|b"), failed("broken, badly", seed=2)]
 
@@ -50,7 +50,7 @@ def test_csv_of_a_sweep_is_left_in_its_folder(tmp_path: Path) -> None:
 
 
 def test_markdown() -> None:
-    assert markdown(in_folders(*RECORDS)).splitlines() == [
+    assert markdown_summary(in_folders(*RECORDS)).splitlines() == [
         "| strategy | n | accuracy | baseline | gain | seconds | trained |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| fine_tune | 1 | 90.0 | 80.0 | +10.0 | 1.5 | 61,326 |",
@@ -63,7 +63,7 @@ def test_markdown() -> None:
 
 
 def test_markdown_of_failures_alone_has_no_table() -> None:
-    assert "|" not in markdown(in_folders(failed("broken")))
+    assert "|" not in markdown_summary(in_folders(failed("broken")))
 
 
 def printed(folder: Path, **files: Path) -> str:
@@ -81,9 +81,9 @@ def test_the_report_of_folders(tmp_path: Path) -> None:
 
 def test_the_report_in_files(tmp_path: Path) -> None:
     records = sweep(tmp_path)
-    text = printed(tmp_path, csv=tmp_path / "all.csv", md=tmp_path / "[b]" / "all.md")
+    text = printed(tmp_path, csv=tmp_path / "all.csv", markdown=tmp_path / "[b]" / "all.md")
     assert (tmp_path / "all.csv").read_text() == results_csv(records)
-    assert (tmp_path / "[b]" / "all.md").read_text() == markdown(records)
+    assert (tmp_path / "[b]" / "all.md").read_text() == markdown_summary(records)
     assert f"wrote {tmp_path}/[b]/all.md" in text
 
 

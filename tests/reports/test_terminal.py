@@ -9,7 +9,8 @@ import pytest
 from records_by_hand import done, failed, in_folders
 from rich.console import Console
 
-from graft.reports.terminal import PLAIN_WIDTH, make_console, print_run, print_summary
+from graft.reports.console import PLAIN_WIDTH, make_console
+from graft.reports.terminal import print_run, print_summary
 
 FOLDER = Path("/runs/[b]/x[/y]")
 

@@ -16,11 +16,11 @@ from graft.cli.folders import SWEEP, claimed, is_interrupted_sweep, point_latest
 from graft.cli.jobs import resumable, sweep_job
 from graft.cli.overrides import requote
 from graft.cli.source import PRIMARY
-from graft.cli.terminal import terminal
 from graft.errors import UserError
 from graft.records.files import atomic_write_json, read_json
 from graft.records.hashing import content_hash
 from graft.records.record import RECORD, load_record, run_identity
+from graft.reports.console import make_console
 
 SCHEMA = 1
 
@@ -93,7 +93,7 @@ def summarise(folder: Path, jobs: Sequence[Sequence[str]] | None) -> bool:
     from graft.reports.export import write_results_csv
     from graft.reports.terminal import print_summary
 
-    console = terminal()
+    console = make_console()
     paths = sorted(folder.glob(f"*/{RECORD}"), key=lambda path: (len(path.parent.name), path.parent.name))
     records = [(path.parent, load_record(path)) for path in paths]
     write_results_csv(folder, records)

@@ -55,7 +55,7 @@ def write_results_csv(folder: Path, records: Sequence[tuple[Path, Record]]) -> P
     return path
 
 
-def markdown(records: Sequence[tuple[Path, Record]]) -> str:
+def markdown_summary(records: Sequence[tuple[Path, Record]]) -> str:
     """The summary as Markdown: a table with one row for each setting, and what must be said beside it."""
     plain = [record for _, record in records]
     rows = group_rows(plain)

@@ -7,26 +7,26 @@ from rich.console import Console
 
 from graft.records.files import atomic_write_bytes
 from graft.records.record import find_records
-from graft.reports.export import markdown, results_csv
+from graft.reports.export import markdown_summary, results_csv
 from graft.reports.settings import Record
 from graft.reports.terminal import print_run, print_summary
 
 
-def report(folders: Sequence[Path], console: Console, csv: Path | None = None, md: Path | None = None) -> None:
+def report(folders: Sequence[Path], console: Console, csv: Path | None = None, markdown: Path | None = None) -> None:
     """Print the report on every run at or below `folders`, and write it to files where these are named.
 
     Args:
         folders: runs, sweeps, or folders of them.
         console: where it is printed: the final table of a run that stands alone, the summary of several.
         csv: file for one line a run.
-        md: file for the summary as Markdown.
+        markdown: file for the summary as Markdown.
 
     Raises:
         UserError: a folder that does not exist, or one in which no record can be read.
     """
     records = find_records(folders)
     show(records, console)
-    for path, text in ((csv, results_csv), (md, markdown)):
+    for path, text in ((csv, results_csv), (markdown, markdown_summary)):
         if path is not None:
             atomic_write_bytes(path.expanduser(), text(records).encode())
             console.print(f"wrote {path}", markup=False, soft_wrap=True)

@@ -1,10 +1,9 @@
 """Tables for the terminal."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -15,18 +14,9 @@ from graft.reports.notes import CAPTION, unfinished, warnings
 from graft.reports.settings import Record, short_names
 from graft.reports.tables import ACCURACY, LOSS, baseline_of, group_rows, short_fingerprint
 
-PLAIN_WIDTH = 200
 FIGURES = ("n", "accuracy", "baseline", "gain", "seconds", "trained")
 DISPENSABLE = ("trained", "seconds", "baseline")  # left out in this order where there is no room
 RULES = {"last": "last epoch", "best_val": "best on val"}
-
-
-def make_console(file: IO[str] | None = None) -> Console:
-    """A console for `file` (standard output): as wide as the terminal, and wide where no terminal cuts lines."""
-    console = Console(file=file, highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = PLAIN_WIDTH
-    return console
 
 
 def print_run(record: Record, folder: Path, console: Console) -> None:

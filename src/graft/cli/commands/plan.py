@@ -11,7 +11,7 @@ from typing import Any
 from graft.cli.arguments import add_composition, command_parser, parse
 from graft.cli.compose import compose, hydra_application, refuse
 from graft.cli.jobs import check
-from graft.cli.terminal import terminal
+from graft.reports.console import make_console
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     from graft.build.assembly import build_experiment
     from graft.pipeline import plan
 
-    terminal().print(plan_table(plan(build_experiment(config))))
+    make_console().print(plan_table(plan(build_experiment(config))))
     return 0
 
 

@@ -14,9 +14,9 @@ from graft.cli.compose import compose_sweep, hydra_application, refuse, refuse_j
 from graft.cli.folders import SWEEP, locked, nearest_sibling, point_latest
 from graft.cli.jobs import check, log_to_terminal, run_in
 from graft.cli.sweeps import load_sweep, run_sweep
-from graft.cli.terminal import terminal
 from graft.errors import UserError
 from graft.records.record import RECORD, load_record
+from graft.reports.console import make_console
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -71,7 +71,7 @@ def resume_run(folder: Path) -> int:
         if outputs.is_dir() and outputs.resolve() in folder.parents:
             point_latest(outputs, folder)
         record = run_in(record["config"], folder)
-    print_run(record, folder, terminal())
+    print_run(record, folder, make_console())
     return 0
 
 

@@ -16,8 +16,8 @@ from graft.cli.jobs import SingleJob, check, discard_unless_begun, resumable
 from graft.cli.overrides import requote
 from graft.cli.source import PRIMARY
 from graft.cli.sweeps import begin_sweep, run_sweep
-from graft.cli.terminal import terminal
 from graft.records.record import run_identity
+from graft.reports.console import make_console
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -78,7 +78,7 @@ def run(hydra: Hydra, overrides: Sequence[str]) -> None:
             job = SingleJob()
             with resumable(folder):
                 hydra.run(PRIMARY, job, [*requote(hydra.config_loader, overrides), *where])
-            print_run(job.result(), folder, terminal())
+            print_run(job.result(), folder, make_console())
 
 
 @contextmanager

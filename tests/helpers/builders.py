@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from conf_plugins import CONF
 from pytorch_lightning import Callback, Trainer
 
 from graft.data.domain import Domain
@@ -22,8 +23,6 @@ from graft.objectives.supervised import CrossEntropy
 from graft.stage import Stage
 from graft.strategies.phases import Strategy
 from graft.strategies.schedules import Cosine, Schedule
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def write_arrays(path: Path, num_per_class: int = 20, num_classes: int = 3, size: int = 32, seed: int = 0) -> Path:
