@@ -89,6 +89,7 @@ def test_a_ridge_probe_is_solved_without_a_step(record_of: Run) -> None:
     assert record["history"] == []
     assert record["cost"]["steps"] == record["cost"]["trainable_parameters"] == 0
     assert record["metrics"]["target/test/accuracy"] > 0.8
+    assert record["cost"]["fit_seconds"] > 0
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Stages: what is frozen stays, what is thawed trains, and an interrupted stage ends as if nothing had happened."""
 
+import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +13,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from graft.callbacks.checkpoints import LAST, PREVIOUS, read_checkpoint, read_last_checkpoint
 from graft.data.domain import Domain
 from graft.errors import UserError
+from graft.features import FeatureDomain
 from graft.models.network import Network
 from graft.stage import Fitted, fit_stage
 from graft.strategies.schedules import Constant, Cosine, OneCycle, Schedule, Step
 
+CPU = torch.device("cpu")
 MULTI_PHASE = ("lp_ft", "gradual_unfreeze", "plateau_unfreeze")
 
 
@@ -215,6 +219,16 @@ def test_training_from_cached_features_is_training_through_the_frozen_backbone(
     assert [row["step"] for row in cached.history] == [row["step"] for row in through.history]
     for name, tensor in through.last.items():
         torch.testing.assert_close(cached.last[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_caching_features_is_part_of_the_cost(tmp_path: Path, domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(*arguments: Any) -> FeatureDomain:
+        time.sleep(0.3)
+        return FeatureDomain(*arguments)
+
+    monkeypatch.setattr("graft.stage.phase_data", lambda stage, net, phase, trainer: slowly(domain, net.backbone, CPU))
+    fitted = run(tmp_path, domain, "linear_probe", 2)
+    assert fitted.seconds >= fitted.history[-1]["seconds"] >= fitted.history[0]["seconds"] >= 0.3
 
 
 class SameOnAllRanks(Callback):

@@ -1,5 +1,6 @@
 """One stage: a network trained on a domain, phase by phase, able to go on where it was cut off."""
 
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ class Fitted:
     best: dict[str, Tensor]  # ... after the epoch with the best validation accuracy
     history: list[dict[str, Any]]  # one row an epoch
     trainable_parameters: int  # the most that any phase trained
+    solving_seconds: float  # spent on closed forms, before the first epoch and after the last
 
     @property
     def best_epoch(self) -> int:
@@ -73,8 +75,8 @@ class Fitted:
 
     @property
     def seconds(self) -> float:
-        """Seconds spent in epochs, validation included."""
-        return float(self.history[-1]["seconds"]) if self.history else 0.0
+        """Seconds from the first look at the data to the final weights: caching, epochs, validation, closed forms."""
+        return self.solving_seconds + (float(self.history[-1]["seconds"]) if self.history else 0.0)
 
     @property
     def steps(self) -> int:
@@ -92,6 +94,19 @@ class Position:
     checkpoint: Path | None = None  # to go on from in the middle of the phase
 
 
+@dataclass
+class Stopwatch:
+    """Adds up the seconds spent in its `with` blocks."""
+
+    seconds: float = 0.0
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.monotonic() - self._started
+
+
 def fit_stage(stage: Stage, network: Network) -> Fitted:
     """Train `network` in place, from the start or from the stage's last checkpoint."""
     training = stage.training
@@ -99,22 +114,26 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     stage.folder.mkdir(parents=True, exist_ok=True)
     position = find_position(stage, network)
     history = position.history or []
+    solving = Stopwatch()
     if stage.logger is not None and not history:
         log_views(stage.logger, stage.domain, stage.seed)
     for index in range(position.phase_index, len(phases)):
         phases = replan(phases, index, num_epochs_before(history, index))
         apply_phase(network, phases[index])
         if position.checkpoint is None:
-            solve_closed_form(stage, network)
+            with solving:
+                solve_closed_form(stage, network)
         if phases[index].trained_names and phases[index].max_epochs > 0:
             history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
         position.checkpoint = None
     last = snapshot(network)
     best = best_state(stage, history) or last
     if closed_form_parts(network) and any(trains_backbone(phase) for phase in phases):
-        last, best = (resolve_state(stage, network, state) for state in (last, best))
+        with solving:
+            last, best = (resolve_state(stage, network, state) for state in (last, best))
     network.load_state_dict(last)
-    return Fitted(last, best, history, max((num_trained(network, phase) for phase in phases), default=0))
+    trainable_parameters = max((num_trained(network, phase) for phase in phases), default=0)
+    return Fitted(last, best, history, trainable_parameters, solving.seconds)
 
 
 def find_position(stage: Stage, network: Network) -> Position:

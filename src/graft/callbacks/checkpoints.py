@@ -78,7 +78,8 @@ class StageCheckpoint(Checkpoint):
     """Appends a row to the history after each epoch, then saves the last and, when it improved, the best checkpoint.
 
     Lightning calls callbacks of this base class after all others, early stopping included, so what is saved knows
-    whether the phase is over.
+    whether the phase is over. An epoch's seconds run from the end of the one before, or from the making of this
+    callback: what is prepared for an epoch, such as cached features, is part of its cost.
     """
 
     def __init__(self, folder: Path, key: str, phase_index: int, history: list[dict[str, Any]], monitor: str) -> None:
@@ -87,11 +88,7 @@ class StageCheckpoint(Checkpoint):
         self.phase_index = phase_index
         self.history = history
         self.monitor = monitor
-        self._epoch_started = 0.0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the epoch's clock."""
-        self._epoch_started = time.monotonic()
+        self._counted_to = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down the epoch."""
@@ -108,12 +105,13 @@ class StageCheckpoint(Checkpoint):
         steps_before = self.history[-1]["step"] if self.history else 0
         seconds_before = self.history[-1]["seconds"] if self.history else 0.0
         rates = {f"lr/{group['name']}": group["lr"] for group in trainer.optimizers[0].param_groups}
+        counted_from, self._counted_to = self._counted_to, time.monotonic()
         return {
             "epoch": module.stage_epoch + 1,
             "phase": module.phase.name,
             "phase_index": module.phase.index,
             "step": steps_before + module.steps_per_epoch,
-            "seconds": seconds_before + time.monotonic() - self._epoch_started,
+            "seconds": seconds_before + self._counted_to - counted_from,
             **module.epoch_metrics,
             **rates,
         }
