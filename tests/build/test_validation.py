@@ -101,6 +101,19 @@ def test_all_errors_at_once(composed: Composed) -> None:
         "precision",
         "scheduler",
     ]
+    config = composed("trainer.max_epochs=abc", "selection=best", "name=.x", "source=none", "target.fraction=0.5")
+    assert [error.partition(":")[0].partition("=")[0] for error in validate(config)] == [
+        "trainer.max_epochs",
+        "selection",
+        "source",
+        "name",
+        "target",
+    ]
+    config = composed("trainer=cpu", "precision=16-mixed", "strategy=gradual_unfreeze", "trainer.max_epochs=2")
+    assert [error.partition(":")[0] for error in validate(config)] == [
+        "precision=16-mixed",
+        "strategy 'gradual_unfreeze'",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional, Protocol, TypeVar
 
 import pytest
+from torch import Tensor
 
 from graft.build.values import describe, fits
 
@@ -87,6 +88,7 @@ def test_does_not_fit(value: Any, hint: Any) -> None:
     [
         (int | None, "a whole number or null"),
         (float, "a number"),
+        (float | Tensor, "a number"),
         (Literal["last", "best_val"], "'last' or 'best_val'"),
         (tuple[float, float], "a list of 2 numbers"),
         (Sequence[str], "a list of texts"),

@@ -33,6 +33,22 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_all_errors_at_once_whoever_finds_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["strategy=gradual_unfreez", "+trainer.max_epoch=3", "seed=x", "targt=a", "optimizer.lr=0.1"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "graft: strategy=gradual_unfreez: no such strategy; did you mean 'gradual_unfreeze'?",
+        "graft: targt: no such key; did you mean 'target'?",
+        "graft: trainer.max_epoch: no such key; did you mean 'trainer.max_epochs'?",
+        "graft: seed='x'; expected a whole number",
+    ]
+
+
+def test_an_error_brings_no_others_along(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbone=mobilenet_v2", "backbone.weigths=x"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == "graft: backbone.weigths: no such key; did you mean 'backbone.weights'?"
+
+
 def test_an_unknown_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--mutlirun"]) == 1
     assert capsys.readouterr().err == "graft: unrecognized arguments: --mutlirun; graft --help says more\n"

@@ -1,6 +1,8 @@
 """Whether the parts of a configuration go together; each check yields a line for every error."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from graft.strategies.engine import make_optimizer
 from graft.strategies.phases import Strategy
 
 Config = dict[str, Any]
+Check = Callable[[Config], Iterator[str]]
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 MONITORED = ("val/accuracy", "val/loss")
@@ -91,31 +94,31 @@ def check_device(config: Config) -> Iterator[str]:
         yield f"precision={precision}: not on mps; use precision=32"
 
 
-def check_construction(config: Config) -> Iterator[str]:
-    """Each part accepts its own values; then each strategy accepts the network and the number of epochs."""
-    stages = (config, config["pretrain"])
-    makers: list[tuple[str, Callable[[Config], Any], Config]] = [
-        ("source: ", make_domain, config["source"]),
-        ("target: ", make_domain, config["target"]),
-        *(("", make, stage[name]) for stage in stages for name in ("strategy", "objective", "scheduler")),
-        *(("", make, node) for node in config["baselines"].values()),
-        ("", lambda node: factory(without(node, "weights", "reinitialise"))(), config["backbone"]),
-    ]
-    errors = [prefix + error for prefix, maker, node in makers if (error := _refusal(maker, node))]
-    yield from errors
-    if not errors and not list(check_epochs(config)):
-        yield from _unfit_strategies(build_experiment(config))
+def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
+    """Each part that does not accept its own values."""
+    stage = ("strategy", "objective", "scheduler")
+    paths = ["source", "target", *stage, *(f"pretrain.{name}" for name in stage), "backbone"]
+    if "baselines" not in broken:
+        paths += [f"baselines.{name}" for name in config["baselines"]]
+    for path in paths:
+        if path.partition(".")[0] not in broken:
+            yield from _refusal(path, reduce(getitem, path.split("."), config))
 
 
-def _refusal(maker: Callable[[Config], Any], node: Config) -> str | None:
+def _refusal(path: str, node: Config) -> Iterator[str]:
+    is_domain = path in ("source", "target")
+    maker = make_domain if is_domain else _make_backbone if path == "backbone" else make
     try:
         _without_memory(lambda: maker(node))
     except Exception as error:
         cause = _user_error(error)
         if cause is None:
             raise
-        return str(cause)
-    return None
+        yield f"{path}: {cause}" if is_domain else str(cause)
+
+
+def _make_backbone(node: Config) -> Any:
+    return factory(without(node, "weights", "reinitialise"))()
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
@@ -173,4 +176,21 @@ def _without_memory(build: Callable[[], Any]) -> Any:
         return build()
 
 
-CHECKS = (check_source, check_name, check_epochs, check_monitors, check_device, check_construction)
+CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that each looks at
+    (check_source, ("source", "backbone", "strategy", "mapping")),
+    (check_name, ("name",)),
+    (check_epochs, ("trainer", "pretrain")),
+    (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
+    (check_device, ("trainer", "precision")),
+)
+
+
+def check_all(config: Config, broken: Set[str]) -> Iterator[str]:
+    """Everything that can be judged where the parts `broken` have errors already."""
+    for check, parts in CHECKS:
+        if broken.isdisjoint(parts):
+            yield from check(config)
+    refused = list(refused_parts(config, broken))
+    yield from refused
+    if not broken and not refused and not list(check_epochs(config)):
+        yield from _unfit_strategies(build_experiment(config))

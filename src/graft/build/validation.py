@@ -1,10 +1,11 @@
 """All that is wrong with a configuration, found before anything is built from it."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from graft.build.checks import CHECKS
+from graft.build.checks import check_all
 from graft.build.targets import SPECIAL, arguments_of, check_target, is_missing, missing_inside
 from graft.build.values import describe, fits
 from graft.errors import UserError, did_you_mean
@@ -65,10 +66,11 @@ INSIDE: dict[str, dict[str, Any]] = {
 def validate(config: dict[str, Any]) -> list[str]:
     """Every error in a plain configuration, a line each; empty where it can be built.
 
-    Signatures and types are checked first; whether the parts go together is checked on a configuration that is sound.
+    Signatures and types are checked first; then whether those parts go together whose signatures and types are sound.
     """
     errors = list(dict.fromkeys(_structure(config)))
-    return errors or [error for check in CHECKS for error in check(config)]
+    broken = {re.split(r"[.:=]", error)[0] for error in errors}
+    return [*errors, *check_all(config, broken)]
 
 
 def _structure(config: dict[str, Any]) -> Iterator[str]:

@@ -50,7 +50,9 @@ def _is_sequence(kind: Any) -> bool:
 
 def _is_foreign_class(kind: Any) -> bool:
     """Whether `kind` is a class of which no plain value is an instance."""
-    return isinstance(kind, type) and kind not in (object, Any)
+    if not isinstance(kind, type) or kind in (object, Any, *SCALARS, *MAPPINGS):
+        return False
+    return not _is_sequence(kind) and not is_dataclass(kind)
 
 
 def _items_fit(value: list[Any], kind: type, arguments: tuple[Any, ...]) -> bool:
@@ -67,7 +69,8 @@ def describe(hint: Any) -> str:
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(describe, arguments)))
+        plain = [option for option in arguments if not _is_foreign_class(get_origin(option) or option)]
+        return " or ".join(dict.fromkeys(map(describe, plain or arguments)))
     if origin is Literal:
         return " or ".join(map(repr, arguments))
     kind = origin or hint

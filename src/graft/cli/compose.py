@@ -1,6 +1,6 @@
 """From overrides to plain configurations, with errors in the user's words."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from graft.cli.overrides import diagnose, explain_text, first_words, groups, requote
+from graft.cli.overrides import diagnose, explain_text, first_words, groups, requote, speaks_of
 from graft.cli.source import PRIMARY, search_path
 from graft.errors import UserError, did_you_mean
 
@@ -143,7 +143,23 @@ def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConf
     try:
         return loader.load_configuration(PRIMARY, list(overrides), mode)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group set to null
-        raise UserError("\n".join(diagnose(loader, overrides, mode) or [first_words(error)])) from error
+        wrong = diagnose(loader, overrides, mode)
+        lines = [*wrong.values(), *_wrong_beside(loader, overrides, wrong)] if wrong else [first_words(error)]
+        raise UserError("\n".join(lines)) from error
+
+
+def _wrong_beside(loader: ConfigLoader, overrides: list[str], wrong: Mapping[str, str]) -> list[str]:
+    """Errors in what is left when the overrides `wrong` are taken out, as far as they speak of what was typed."""
+    others = [text for text in overrides if text not in wrong]
+    if not others:
+        return []
+    from graft.build.validation import validate
+
+    try:
+        config = plain_config(loader.load_configuration(PRIMARY, others, RunMode.RUN), loader)
+    except (HydraException, OmegaConfBaseException, UserError, ValueError):
+        return []
+    return [error for error in validate(config) if any(speaks_of(error, text) for text in others)]
 
 
 def plain_config(composed: DictConfig, loader: ConfigLoader) -> dict[str, Any]:

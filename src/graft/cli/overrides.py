@@ -58,29 +58,37 @@ def first_words(error: BaseException) -> str:
     return f"{path}: {words}" if path else words
 
 
-def diagnose(loader: ConfigLoader, overrides: Sequence[str], mode: RunMode) -> list[str]:
-    """A line for each override that keeps the configuration from being composed; empty where none is to blame."""
-    errors: list[str] = []
-    parsed: list[Override] = []
+def diagnose(loader: ConfigLoader, overrides: Sequence[str], mode: RunMode) -> dict[str, str]:
+    """What is wrong with each override that keeps the configuration from being composed, by its text."""
+    errors: dict[str, str] = {}
+    parsed: dict[str, Override] = {}
     for text in overrides:
         override = _parse(text)
         if override is None:
-            errors.append(explain_text(text) or text)
+            errors[text] = explain_text(text) or text
         elif mode is RunMode.RUN and override.is_sweep_override():
-            errors.append(
+            errors[text] = (
                 f"{text}: several values; add -m to run each, or write {override.key_or_group}=[...] for a list"
             )
         elif not override.is_hydra_override() and override.key_or_group != "hydra":
-            parsed.append(override)
+            parsed[text] = override
     known = Known.of(loader, [])
-    of_groups = [item for item in parsed if item.key_or_group in known.groups]
-    errors += [error for item in of_groups if (error := known.explain_choice(item))]
-    sound = [
-        str(item.input_line) for item in of_groups if not known.explain_choice(item) and not item.is_sweep_override()
-    ]
+    of_groups = {text: item for text, item in parsed.items() if item.key_or_group in known.groups}
+    errors |= {text: error for text, item in of_groups.items() if (error := known.explain_choice(item))}
+    sound = [text for text, item in of_groups.items() if text not in errors and not item.is_sweep_override()]
     known = Known.of(loader, sound)
-    values = [item for item in parsed if item.key_or_group not in known.groups]
-    return errors + [error for item in values if (error := known.explain_key(item))]
+    values = {text: item for text, item in parsed.items() if text not in of_groups}
+    return errors | {text: error for text, item in values.items() if (error := known.explain_key(item))}
+
+
+def speaks_of(error: str, override: str) -> bool:
+    """Whether an error begins with the key of an override.
+
+    >>> speaks_of("trainer.max_epoch: no such key", "+trainer.max_epoch=3"), speaks_of("seed='x'", "seeds=3")
+    (True, False)
+    """
+    key = override.lstrip("+~").partition("=")[0]
+    return error.startswith((f"{key}:", f"{key}="))
 
 
 def explain_text(text: str) -> str | None:
