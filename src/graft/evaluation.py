@@ -8,15 +8,17 @@ from torch import Tensor, nn
 
 from graft.batch import BatchView, LabelledBatch
 from graft.data.domain import Domain
+from graft.models.network import Network
 
 
 @torch.no_grad()
 def predict(
-    network: nn.Module, loader: Iterable[LabelledBatch], view: BatchView, device: torch.device
+    network: Network, loader: Iterable[LabelledBatch], view: BatchView, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Logits [n, k] and labels [n] of every sample of `loader`, in float32 on the CPU; the network in eval mode."""
     network.to(device).eval()
-    rows = [(network(view.evaluate(batch.x.to(device))).float().cpu(), batch.y) for batch in loader]
+    inputs = ((view.evaluate(batch.x.to(device)).to(network.dtype), batch.y) for batch in loader)
+    rows = [(network(x).float().cpu(), y) for x, y in inputs]
     logits, labels = zip(*rows, strict=True)
     return torch.cat(logits), torch.cat(labels)
 
@@ -55,6 +57,6 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def evaluate(network: nn.Module, domain: Domain, split: str, device: torch.device) -> dict[str, Any]:
+def evaluate(network: Network, domain: Domain, split: str, device: torch.device) -> dict[str, Any]:
     """The scores of `network` on one split of `domain`."""
     return scores(*predict(network, domain.loader(split), domain.view, device))

@@ -51,4 +51,5 @@ class Experiment:
     selection: str  # the rule behind the headline figures: "last" or "best_val"
     logger: Callable[[Path], Logger] | None  # run folder -> logger
     store: Path
+    features_limit: int  # bytes that outputs of frozen parts may take in the store; 0: none are kept
     config: dict[str, Any]  # plain and resolved, as it goes into the record

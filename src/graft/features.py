@@ -1,39 +1,160 @@
-"""Features of a frozen backbone, computed once and trained from."""
+"""What a frozen prefix of the backbone makes of fixed views: computed once, kept in the store, trained from.
 
-from collections.abc import Iterable
-from typing import NamedTuple
+A prefix that a phase freezes is a fixed function, so its outputs can stand for the images wherever the views are fixed
+too. They are found by the content hash of all that decides them, shared between runs, and kept within a limit.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from graft.batch import BatchView, LabelledBatch
+from graft import __version__
+from graft.batch import LabelledBatch
 from graft.data.datasets import EpochSampler
 from graft.data.domain import Domain
+from graft.models.backbones.base import Backbone
+from graft.models.weights import state_sha256
+from graft.records.files import atomic_write_json, read_json
+from graft.records.hashing import content_hash
+from graft.records.store import Store
+
+log = logging.getLogger(__name__)
+
+KIND = "features"
+SHAPE, VALUES = "shape.json", "values.bin"
+SPLITS = ("train", "val")
 
 
-class Features(NamedTuple):
-    """Backbone features of one split."""
+@dataclass(frozen=True)
+class Inference:
+    """How outputs are computed where no gradient is needed."""
 
-    x: Tensor  # [n, d] float32
-    y: Tensor  # [n] class indices
+    device: torch.device
+    dtype: torch.dtype = torch.float32  # of the backbone's weights and inputs
+    precision: str = "32"
+    context: Callable[[], AbstractContextManager[None]] = field(default=nullcontext, compare=False)  # of the precision
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The backbone's first `cut` layer groups, which the phase leaves as they are."""
+
+    backbone: Backbone
+    cut: int
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers of these groups, by group and name."""
+        groups = list(self.backbone.layer_groups.items())[: self.cut]
+        return {f"{name}.{key}": tensor for name, group in groups for key, tensor in group.state_dict().items()}
 
 
 @torch.no_grad()
-def extract(backbone: nn.Module, loader: Iterable[LabelledBatch], view: BatchView, device: torch.device) -> Features:
-    """Features [n, d] of every sample of `loader`, in order, on the CPU.
+def outputs(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Iterator[Tensor]:
+    """The prefix' outputs [n, ...] for batch after batch of a split, in order, on the CPU.
 
-    The backbone runs in eval mode under the evaluation view, so the features are a fixed function of the samples; its
-    modes are put back afterwards.
+    The backbone runs in eval mode under the evaluation view, so they are a fixed function of the samples; its modes
+    are put back afterwards.
     """
+    backbone = prefix.backbone
     modes = {module: module.training for module in backbone.modules()}
-    backbone.to(device).eval()
-    rows = [(backbone(view.evaluate(batch.x.to(device))).float().cpu(), batch.y) for batch in loader]
+    backbone.to(how.device).eval()
+    for batch in domain.loader(split):
+        x = domain.view.evaluate(batch.x.to(how.device, non_blocking=True)).to(how.dtype)
+        with how.context():
+            yield backbone.forward_to(prefix.cut, x).cpu()
     for module, training in modes.items():
         module.training = training
-    features, labels = zip(*rows, strict=True)
-    return Features(torch.cat(features), torch.cat(labels))
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Outputs of frozen prefixes in the store, at most `limit` bytes of them; those longest unused make room.
+
+    They are mapped into memory, not read: what is held there at a time is up to the system, which can drop it.
+    """
+
+    store: Store
+    limit: int
+
+    def fits(self, prefix: Prefix, domain: Domain, how: Inference) -> bool:
+        """Whether the outputs for a domain's train and val splits stay within the limit."""
+        return sum(self._size(prefix, domain, split, how) for split in kept_splits(domain)) <= self.limit
+
+    def get(self, prefix: Prefix, domain: Domain, split: str, how: Inference) -> Tensor:
+        """The prefix' outputs [n, ...] for all samples of a split, computed unless the store has them."""
+
+        def fill(folder: Path) -> None:
+            self.store.make_room(KIND, self.limit, self._size(prefix, domain, split, how))
+            write(folder, outputs(prefix, domain, split, how), domain.sizes[split])
+
+        with self.store.held(KIND, features_key(prefix, domain, split, how), fill) as folder:
+            return mapped(folder)
+
+    def _size(self, prefix: Prefix, domain: Domain, split: str, how: Inference) -> int:
+        one = output_of_one(prefix, domain, how)
+        return domain.sizes[split] * one.numel() * one.element_size()
+
+
+@torch.no_grad()
+def output_of_one(prefix: Prefix, domain: Domain, how: Inference) -> Tensor:
+    """The shape and type of what the prefix makes of one image, [1, ...]; its values mean nothing."""
+    assert domain.preprocessing is not None
+    channels, size = domain.preprocessing.channels, domain.preprocessing.size
+    modes = {module: module.training for module in prefix.backbone.modules()}
+    prefix.backbone.to(how.device).eval()
+    with how.context():
+        x = torch.zeros(1, channels, size, size, device=how.device, dtype=how.dtype)
+        output = prefix.backbone.forward_to(prefix.cut, x)
+    for module, training in modes.items():
+        module.training = training
+    return output
+
+
+def features_key(prefix: Prefix, domain: Domain, split: str, how: Inference) -> str:
+    """The hash of all that decides a prefix' outputs, to the last bit; batches of another size may round otherwise."""
+    return content_hash(
+        {
+            "versions": [__version__, torch.__version__],
+            "backbone": [type(prefix.backbone).__qualname__, prefix.backbone.name, prefix.cut],
+            "weights": state_sha256(prefix.state()),
+            "data": domain.fingerprint,
+            "split": split,
+            "batch_size": domain.batch_size,
+            "how": [how.device.type, str(how.dtype), how.precision],
+        }
+    )
+
+
+def write(folder: Path, batches: Iterator[Tensor], num_samples: int) -> None:
+    """Write batches [n, ...] of `num_samples` in all, as they come."""
+    start, values = 0, torch.empty(0)
+    for batch in batches:
+        if start == 0:
+            shape = [num_samples, *batch.shape[1:]]
+            atomic_write_json(folder / SHAPE, {"shape": shape, "dtype": str(batch.dtype).removeprefix("torch.")})
+            values = map_file(folder / VALUES, shape, batch.dtype, shared=True)
+        values[start : start + len(batch)] = batch
+        start += len(batch)
+    assert start == num_samples, (start, num_samples)
+
+
+def mapped(folder: Path) -> Tensor:
+    """The values [n, ...] that `write` wrote, mapped into memory."""
+    description = read_json(folder / SHAPE)
+    return map_file(folder / VALUES, description["shape"], getattr(torch, description["dtype"]), shared=False)
+
+
+def map_file(path: Path, shape: list[int], dtype: torch.dtype, shared: bool) -> Tensor:
+    """A file as a tensor; what is written to it reaches the file where it is `shared`."""
+    return torch.from_file(str(path), shared=shared, size=math.prod(shape), dtype=dtype).view(shape)
 
 
 class FeatureView:
@@ -44,39 +165,37 @@ class FeatureView:
         return batch
 
     def evaluate(self, x: Tensor) -> Tensor:
-        """The features [n, d] themselves."""
+        """The features [n, ...] themselves."""
         return x
 
 
+@dataclass(frozen=True)
 class FeatureDataset(Dataset[LabelledBatch]):
-    """Rows of cached features; indexed by lists of positions."""
+    """Rows of cached features with their labels; indexed by lists of positions."""
 
-    def __init__(self, features: Features) -> None:
-        self.features = features
+    x: Tensor  # [n, ...]
+    y: Tensor  # [n] class indices
 
     def __len__(self) -> int:
-        return len(self.features.y)
+        return len(self.y)
 
     def __getitem__(self, positions: list[int]) -> LabelledBatch:
         index = torch.as_tensor(positions)
-        return LabelledBatch(self.features.x[index], self.features.y[index], index)
+        return LabelledBatch(self.x[index], self.y[index], index)
 
 
 class FeatureDomain(LightningDataModule):
-    """The train and val splits of a domain as features at the freeze boundary.
+    """The train and val splits of a domain as a frozen prefix leaves them.
 
     It serves the same samples in the same order as the domain it was made from.
     """
 
-    def __init__(self, domain: Domain, backbone: nn.Module, device: torch.device) -> None:
+    def __init__(self, domain: Domain, features: dict[str, Tensor], cut: int) -> None:
         super().__init__()
         self.view = FeatureView()
+        self.cut = cut  # layer groups of the backbone that lie behind
         self.batch_size = domain.batch_size
-        self.splits = {
-            split: extract(backbone, domain.loader(split), domain.view, device)
-            for split in ("train", "val")
-            if domain.sizes[split]
-        }
+        self.datasets = {split: FeatureDataset(x, domain.datasets[split].labels) for split, x in features.items()}
         self.begin(seed=0, first_epoch=0)
 
     def begin(self, seed: int, first_epoch: int, augment: bool = False) -> None:
@@ -89,10 +208,21 @@ class FeatureDomain(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[LabelledBatch] | list[DataLoader[LabelledBatch]]:
         """In order; nothing where the domain holds no val split."""
-        return self._loader("val", shuffle=False) if "val" in self.splits else []
+        return self._loader("val", shuffle=False) if "val" in self.datasets else []
 
     def _loader(self, split: str, shuffle: bool) -> DataLoader[LabelledBatch]:
-        dataset = FeatureDataset(self.splits[split])
+        dataset = self.datasets[split]
         ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer and shuffle else (0, 1)
         sampler = EpochSampler(len(dataset), self.batch_size, self.seed, self.first_epoch, shuffle, *ranks)
-        return DataLoader(dataset, sampler=sampler, batch_size=None)
+        return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())
+
+
+def kept_splits(domain: Domain) -> list[str]:
+    """The splits that a fit goes through."""
+    return [split for split in SPLITS if domain.sizes[split]]
+
+
+def feature_domain(cache: FeatureCache, prefix: Prefix, domain: Domain, how: Inference) -> FeatureDomain:
+    """The domain behind the prefix."""
+    features = {split: cache.get(prefix, domain, split, how) for split in kept_splits(domain)}
+    return FeatureDomain(domain, features, prefix.cut)

@@ -65,10 +65,9 @@ def seed_global_generators(seed: int, device: torch.device) -> None:
         getattr(torch, device.type).manual_seed(seed)
 
 
-def network_outputs(network: Network, x: Tensor, from_features: bool) -> Outputs:
-    """Run the network on inputs [n, c, h, w], or from its mapping on when `x` holds backbone features [n, d]."""
-    hidden = x if from_features else network.backbone(x)
-    features = network.mapping(hidden)
+def network_outputs(network: Network, x: Tensor, cut: int) -> Outputs:
+    """Run the network on inputs [n, c, h, w], or on what the backbone's first `cut` layer groups made of them."""
+    features = network.features(x, cut)
     return Outputs(logits=network.head(features), features=features)
 
 
@@ -99,7 +98,7 @@ class GraftModule(LightningModule):
         self.view = view
         self.span = span
         self.seed = seed
-        self.from_features = False
+        self.cut = 0  # layer groups of the backbone that the data have been through
         self.carried_state: dict[str, Any] | None = None
         self._train_tally = Tally()
         self._val_tally = Tally()
@@ -137,7 +136,7 @@ class GraftModule(LightningModule):
         seed = stable_seed(self.seed, self.stage_epoch, batch_idx, self.global_rank)
         seed_global_generators(seed, self.device)  # dropout and its kind
         batch = self.view.train(batch, torch.Generator(self.device).manual_seed(seed))
-        outputs = network_outputs(self.network, batch.x, self.from_features)
+        outputs = network_outputs(self.network, batch.x, self.cut)
         terms = self.objective(outputs, batch.y, self.progress)
         total = torch.stack(list(terms.values())).sum()
         means = {"loss": total, "accuracy": accuracy(outputs.logits.detach(), batch.y)}
@@ -158,7 +157,7 @@ class GraftModule(LightningModule):
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
         """Loss and accuracy under the evaluation view; never the adaptation terms."""
-        outputs = network_outputs(self.network, self.view.evaluate(batch.x), self.from_features)
+        outputs = network_outputs(self.network, self.view.evaluate(batch.x), self.cut)
         loss = torch.nn.functional.cross_entropy(outputs.logits, batch.y)
         self._val_tally.add({"loss": loss, "accuracy": accuracy(outputs.logits, batch.y)}, len(batch.x))
 

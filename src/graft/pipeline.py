@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.loggers import Logger
 from safetensors.torch import load_file
 
 from graft.callbacks.board import log_result
@@ -21,6 +20,7 @@ from graft.data.domain import Domain
 from graft.data.preprocessing import Preprocessing
 from graft.evaluation import evaluate
 from graft.experiment import Experiment, Training
+from graft.features import FeatureCache
 from graft.keys import stage_key
 from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping
@@ -110,8 +110,7 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
         network = source_network(experiment, training.seed)
         if weights is not None:
             load_weights(network.backbone, weights.state, experiment.reinitialise)
-        with stage_logger(experiment, folder, "pretrain") as logger:
-            stage = Stage("pretrain", key, training, source, None, training.seed, folder / "pretrain", logger)
+        with open_stage(experiment, "pretrain", key, training, source, folder) as stage:
             fitted = fit_stage(stage, network)
         test = evaluate(network, source, "test", device_for(training))
         save_weights(network.backbone, entry / "backbone.safetensors", {})
@@ -165,8 +164,7 @@ def fit_target(
     if start.backbone:
         network.backbone.load_state_dict(start.backbone)
     key = stage_key(experiment, training, target_settings(experiment), target, start.key)
-    with stage_logger(experiment, folder, name) as logger:
-        stage = Stage(name, key, training, target, experiment.source, training.seed, folder / name, logger)
+    with open_stage(experiment, name, key, training, target, folder) as stage:
         fitted = fit_stage(stage, network)
     outcome = score(fitted, network, target, device_for(training))
     network.load_state_dict(fitted.best if experiment.selection == "best_val" else fitted.last)
@@ -235,12 +233,21 @@ def drawn_from(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def stage_logger(experiment: Experiment, folder: Path, name: str) -> Iterator[Logger | None]:
-    """The stage's own logger, so that stages lie over each other under the same tags."""
+def open_stage(
+    experiment: Experiment, name: str, key: str, training: Training, domain: Domain, folder: Path
+) -> Iterator[Stage]:
+    """A stage with a logger of its own, so that stages lie over each other under the same tags."""
     logger = experiment.logger(folder / "tensorboard" / name) if experiment.logger else None
-    yield logger
+    source = experiment.source if domain is experiment.target else None
+    cache = feature_cache(experiment)
+    yield Stage(name, key, training, domain, source, training.seed, folder / name, logger, cache)
     if logger is not None:
         logger.finalize("success")
+
+
+def feature_cache(experiment: Experiment) -> FeatureCache | None:
+    """Where outputs of frozen parts are kept; None where the user wants none kept."""
+    return FeatureCache(Store(experiment.store), experiment.features_limit) if experiment.features_limit else None
 
 
 def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any]) -> None:

@@ -25,11 +25,11 @@ from graft.callbacks.checkpoints import (
 from graft.callbacks.progress import StageProgress
 from graft.data.domain import Domain
 from graft.experiment import Training
-from graft.features import FeatureDomain, extract
+from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, feature_domain, outputs
 from graft.models.network import Network
 from graft.module import GraftModule, Span
 from graft.seeds import stable_seed
-from graft.strategies.engine import apply_phase
+from graft.strategies.engine import apply_phase, frozen_prefix
 from graft.strategies.phases import ResolvedPhase, replan
 
 MONITOR = "val/accuracy"
@@ -56,6 +56,7 @@ class Stage:
     seed: int
     folder: Path
     logger: Logger | None
+    cache: FeatureCache | None  # None: images go through frozen parts in every epoch
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
         apply_phase(network, phases[index])
         if position.checkpoint is None:
             with solving:
-                solve_closed_form(stage, network)
+                solve_closed_form(stage, network, None if trains_backbone(phases[index]) else stage.cache)
         if phases[index].trained_names and phases[index].max_epochs > 0:
             history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
         position.checkpoint = None
@@ -161,7 +162,8 @@ def fit_phase(
     training, phase = stage.training, phases[index]
     steps_before = history[phase.first_epoch - 1]["step"] if phase.first_epoch else 0
     trainer = make_trainer(stage, phase, history, steps_before)
-    data = phase_data(stage, network, phase, trainer)
+    trainer.precision_plugin.convert_module(network)
+    data = phase_data(stage, network, phase, inference(trainer, network))
     data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
     module = GraftModule(
         network,
@@ -173,7 +175,7 @@ def fit_phase(
         schedule_span(phases, index, history),
         stable_seed(stage.seed, "steps"),
     )
-    module.from_features = isinstance(data, FeatureDomain)
+    module.cut = data.cut if isinstance(data, FeatureDomain) else 0
     module.carried_state = None if phase.restart else position.optimizer
     with warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
@@ -230,18 +232,32 @@ def make_trainer(stage: Stage, phase: ResolvedPhase, history: list[dict[str, Any
     )
 
 
+def plain_trainer(training: Training) -> Trainer:
+    """The user's trainer, for its device and precision."""
+    return training.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+
 def device_for(training: Training) -> torch.device:
     """The device that the trainer's main process uses."""
-    trainer = training.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    return torch.device(trainer.strategy.root_device)
+    return torch.device(plain_trainer(training).strategy.root_device)
 
 
-def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, trainer: Trainer) -> Domain | FeatureDomain:
-    """The domain itself, or its features where the whole backbone is frozen and the views are fixed."""
+def inference(trainer: Trainer, network: Network) -> Inference:
+    """Outputs computed as the trainer would compute them, without gradients."""
+    plugin = trainer.precision_plugin
+    return Inference(trainer.strategy.root_device, network.dtype, str(trainer.precision), plugin.forward_context)
+
+
+def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Inference) -> Domain | FeatureDomain:
+    """The domain itself, or what a frozen prefix of the backbone makes of it where the views are fixed."""
     fixed_views = not phase.augment or stage.domain.augmentation is None
-    if fixed_views and not trains_backbone(phase):
-        return FeatureDomain(stage.domain, network.backbone, torch.device(trainer.strategy.root_device))
-    return stage.domain
+    if stage.cache is None or not fixed_views:
+        return stage.domain
+    frozen = frozen_prefix(network, phase)
+    prefix = Prefix(network.backbone, max(cut for cut in network.backbone.cut_points() if cut <= frozen))
+    if prefix.cut == 0 or not stage.cache.fits(prefix, stage.domain, how):
+        return stage.domain
+    return feature_domain(stage.cache, prefix, stage.domain, how)
 
 
 def trains_backbone(phase: ResolvedPhase) -> bool:
@@ -277,25 +293,33 @@ def closed_form_parts(network: Network) -> bool:
     return bool(network.solved_names())
 
 
-def solve_closed_form(stage: Stage, network: Network) -> None:
+def solve_closed_form(stage: Stage, network: Network, cache: FeatureCache | None) -> None:
     """Solve the mapping from both domains' features, then the head from the target's mapped features."""
     if not closed_form_parts(network):
         return
-    device = device_for(stage.training)
-    features = extract(network.backbone, stage.domain.loader("train"), stage.domain.view, device)
-    network.cpu()
+    how = inference(plain_trainer(stage.training), network)
+    target = backbone_features(stage.domain, network, how, cache)
     if solve := getattr(network.mapping, "solve", None):
         assert stage.source is not None
-        source = extract(network.backbone, stage.source.loader("train"), stage.source.view, device)
+        source = backbone_features(stage.source, network, how, cache)
         network.cpu()
-        solve(source.x, features.x)
+        solve(source, target)
     if solve := getattr(network.head, "solve", None):
+        network.cpu()
         with torch.no_grad():
-            solve(network.mapping(features.x), features.y)
+            solve(network.mapping(target.to(network.dtype)), stage.domain.datasets["train"].labels)
+
+
+def backbone_features(domain: Domain, network: Network, how: Inference, cache: FeatureCache | None) -> Tensor:
+    """Features [n, d] of the domain's training samples, float32."""
+    whole = Prefix(network.backbone, len(network.backbone.layer_groups))
+    if cache is not None and cache.fits(whole, domain, how):
+        return cache.get(whole, domain, "train", how).float()
+    return torch.cat(list(outputs(whole, domain, "train", how))).float()
 
 
 def resolve_state(stage: Stage, network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """`state` with its closed-form parts solved anew for its own backbone."""
     network.load_state_dict(state)
-    solve_closed_form(stage, network)
+    solve_closed_form(stage, network, cache=None)
     return snapshot(network)

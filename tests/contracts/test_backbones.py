@@ -134,6 +134,16 @@ def test_groups_come_in_the_order_in_which_the_input_passes_them(backbone: Backb
         assert max(before) < min(after)
 
 
+def test_the_forward_pass_can_be_cut_in_two(backbone: Backbone, features: Tensor) -> None:
+    cuts = backbone.cut_points()
+    assert cuts[0] == 0
+    assert cuts[-1] == len(backbone.layer_groups)
+    x = images(backbone)
+    with torch.no_grad():
+        for cut in cuts:
+            assert torch.equal(backbone.forward_from(cut, backbone.forward_to(cut, x)), features)
+
+
 def test_a_sequence_of_groups_is_the_forward_pass_and_leaves_its_input_alone(
     backbone: Backbone, features: Tensor
 ) -> None:

@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, Trainer
 from graft.data.domain import Domain
 from graft.data.readers.arrays import Arrays
 from graft.experiment import Training
+from graft.features import FeatureCache
 from graft.models.backbones.cnn import Cnn
 from graft.models.backbones.resnet_cifar import ResNetCifar
 from graft.models.heads.linear import LinearHead
@@ -86,6 +87,6 @@ def training(
     )
 
 
-def stage(folder: Path, domain: Domain, how: Training, key: str = "0" * 64) -> Stage:
+def stage(folder: Path, domain: Domain, how: Training, key: str = "0" * 64, cache: FeatureCache | None = None) -> Stage:
     """A stage in `folder` that logs nowhere."""
-    return Stage("transfer", key, how, domain, None, 0, folder, None)
+    return Stage("transfer", key, how, domain, None, 0, folder, None, cache)

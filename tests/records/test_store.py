@@ -195,3 +195,40 @@ def test_a_lock_that_is_held_is_said_to_be(tmp_path: Path) -> None:
         pass
     with file_lock(tmp_path / "lock", wait=False):
         pass
+
+
+def keys(store: Store) -> list[str]:
+    return sorted(path.parent.name[:2] for path in store.root.glob("features/*/*/manifest.json"))
+
+
+def kept(store: Store, name: str, used: int) -> None:
+    """An entry of some 1,100 bytes, last used at a time of its own."""
+    entry = store.get_or_make(
+        "features", name * 32, lambda folder: (folder / "x.bin").write_bytes(b"x" * 1000) and None
+    )
+    os.utime(entry / "manifest.json", (used, used))
+
+
+def test_room_is_made_by_what_is_longest_unused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for used, name in enumerate(("aa", "bb", "cc")):
+        kept(store, name, used)
+    store.get_or_make("features", "aa" * 32, must_not_run)  # used again just now
+    store.get_or_make("backbone", KEY, fill)
+    store.make_room("features", limit=10_000, needed=1000)
+    assert keys(store) == ["aa", "bb", "cc"]
+    store.make_room("features", limit=3000, needed=500)
+    assert keys(store) == ["aa", "cc"]
+    store.make_room("features", limit=1000, needed=1000)
+    assert keys(store) == []
+    assert store.entry("backbone", KEY) is not None
+
+
+def test_what_is_in_use_is_passed_over(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    kept(store, "aa", 0)
+    kept(store, "bb", 1)
+    with store.held("features", "aa" * 32, must_not_run) as entry:
+        store.make_room("features", limit=0, needed=0)
+        assert entry.is_dir()
+    assert keys(store) == ["aa"]

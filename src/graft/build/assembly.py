@@ -40,6 +40,7 @@ def build_experiment(config: Config) -> Experiment:
         selection=config["selection"],
         logger=make_logger(config["logger"]),
         store=Path(config["paths"]["store"]).expanduser(),
+        features_limit=int(config["features"]["cache_limit_gib"] * 2**30),
         config=config,
     )
 

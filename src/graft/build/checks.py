@@ -42,6 +42,13 @@ def check_name(config: Config) -> Iterator[str]:
         yield f"name={name!r}; expected the name of a folder"
 
 
+def check_features(config: Config) -> Iterator[str]:
+    """The limit on kept features is one."""
+    limit = config["features"]["cache_limit_gib"]
+    if limit < 0:
+        yield f"features.cache_limit_gib={limit}; expected 0 (keep none) or more"
+
+
 def check_epochs(config: Config) -> Iterator[str]:
     """There must be something to train for."""
     for path, value in (
@@ -179,6 +186,7 @@ def _without_memory(build: Callable[[], Any]) -> Any:
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that each looks at
     (check_source, ("source", "backbone", "strategy", "mapping")),
     (check_name, ("name",)),
+    (check_features, ("features",)),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision")),

@@ -53,11 +53,13 @@ SETTINGS: dict[str, Any] = {
     "callbacks": dict[str, dict],
     "baselines": dict[str, dict],
     "paths": dict,
+    "features": dict,
     "pretrain": dict,
 }
 INSIDE: dict[str, dict[str, Any]] = {
     "precision": {"value": str},
     "paths": {"data": str, "outputs": str, "store": str},
+    "features": {"cache_limit_gib": float},
     "pretrain": {"max_epochs": int, "seed": int},
     "backbone": {"weights": str, "reinitialise": list[str]},
 }

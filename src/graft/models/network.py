@@ -1,5 +1,6 @@
 """Backbone, mapping and head as one network whose parameters have names that strategies can speak of."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -23,15 +24,20 @@ class Network(nn.Module):
         self.mapping = mapping
         self.head = head
 
-    def features(self, x: Tensor) -> Tensor:
-        """Mapped features [n, d'] of images [n, c, h, w]."""
-        mapped: Tensor = self.mapping(self.backbone(x))
+    def features(self, x: Tensor, cut: int = 0) -> Tensor:
+        """Mapped features [n, d'] of images [n, c, h, w], or of what the backbone's first `cut` groups made of them."""
+        mapped: Tensor = self.mapping(self.backbone.forward_from(cut, x))
         return mapped
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [n, k] of images [n, c, h, w]."""
         logits: Tensor = self.head(self.features(x))
         return logits
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its weights, and so its inputs, are kept in."""
+        return next(parameter.dtype for parameter in self.parameters())
 
     def named_groups(self) -> dict[str, nn.Module]:
         """`backbone.<group>` for each layer group, `mapping`, `head`: in order from input to output."""

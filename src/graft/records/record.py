@@ -41,7 +41,7 @@ REQUIRED_WHEN_DONE = (
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "timm")
 
 # Parts of the configuration that say where a run writes and what it shows, not what it computes.
-NOT_IDENTITY = ("paths", "logger", "hydra")
+NOT_IDENTITY = ("paths", "logger", "hydra", "features")
 
 
 def run_identity(config: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -43,13 +43,36 @@ class Store:
 
         Several processes that ask at once do the work once: the others wait, and take over if the first one dies.
         """
+        with self.held(kind, key, fill) as folder:
+            return folder
+
+    @contextmanager
+    def held(self, kind: str, key: str, fill: Callable[[Path], None]) -> Iterator[Path]:
+        """As `get_or_make`, with the entry safe from `make_room` until the block ends; marks it as used."""
         with self.lock(kind, key):
-            return self._whole(kind, key) or self._make(kind, key, fill)
+            folder = self._whole(kind, key) or self._make(kind, key, fill)
+            os.utime(folder / MANIFEST)
+            yield folder
+
+    def make_room(self, kind: str, limit: int, needed: int) -> None:
+        """Remove entries of a kind, those longest unused first, until `needed` more bytes fit in `limit`.
+
+        Entries that another process is at work on are passed over.
+        """
+        entries = sorted(self.root.glob(f"{kind}/*/*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+        sizes = {path.parent: size_of(path.parent) for path in entries}
+        excess = sum(sizes.values()) + needed - limit
+        for folder, size in sizes.items():
+            if excess <= 0:
+                return
+            with suppress(LockHeldError), file_lock(self._lock_path(kind, folder.name), wait=False):
+                shutil.rmtree(folder, ignore_errors=True)
+                excess -= size
 
     @contextmanager
     def lock(self, kind: str, key: str) -> Iterator[None]:
         """Be the only one at work on an entry; says so where that means waiting."""
-        path = self.root / "locks" / f"{kind}-{key}.lock"
+        path = self._lock_path(kind, key)
         with ExitStack() as stack:
             try:
                 stack.enter_context(file_lock(path, wait=False))
@@ -86,6 +109,9 @@ class Store:
         sync_folder(folder.parent)
         return folder
 
+    def _lock_path(self, kind: str, key: str) -> Path:
+        return self.root / "locks" / f"{kind}-{key}.lock"
+
     def _folder(self, kind: str, key: str) -> Path:
         assert re.fullmatch(r"[0-9a-f]{8,}", key), key
         return self.root / kind / key[:2] / key
@@ -96,6 +122,11 @@ class Store:
         destination = aside / f"{folder.name[:12]}-{uuid4().hex[:8]}"
         os.replace(folder, destination)
         return destination
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in an entry."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def seal(folder: Path) -> None:

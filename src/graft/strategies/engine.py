@@ -64,6 +64,12 @@ def set_train_modes(network: Network, phase: ResolvedPhase) -> None:
         module.training = mode
 
 
+def frozen_prefix(network: Network, phase: ResolvedPhase) -> int:
+    """How many leading layer groups of the backbone the phase freezes; together they are a fixed function."""
+    groups = [group for group in network.named_groups() if group.startswith("backbone.")]
+    return next((i for i, group in enumerate(groups) if group in phase.trained_groups), len(groups))
+
+
 def parameter_groups(network: Network, phase: ResolvedPhase, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Optimiser groups of the phase: one for each layer group, learning-rate scale and weight decay in use.
 

@@ -70,6 +70,20 @@ class Backbone(nn.Module):
         """Named groups in order from input to output; every parameter and buffer lies in exactly one."""
         raise NotImplementedError
 
+    def cut_points(self) -> tuple[int, ...]:
+        """After how many leading layer groups the forward pass can be cut in two, in ascending order."""
+        return (0, len(self.layer_groups))
+
+    def forward_to(self, cut: int, x: Tensor) -> Tensor:
+        """What the first `cut` layer groups make of images [n, c, h, w]; `cut` is one of the cut points."""
+        features: Tensor = self(x) if cut else x
+        return features
+
+    def forward_from(self, cut: int, x: Tensor) -> Tensor:
+        """Features [n, d] of what `forward_to` made."""
+        features: Tensor = x if cut else self(x)
+        return features
+
     def native_names(self) -> dict[str, str]:
         """Each key of our `state_dict` with its name in the layout that checkpoints usually have."""
         raise NotImplementedError
@@ -111,8 +125,24 @@ class SequentialBackbone(Backbone):
         """Each key without its group."""
         return {key: key.partition(".")[2] for key in self.state_dict()}
 
+    def cut_points(self) -> tuple[int, ...]:
+        """Before, between and after the layer groups."""
+        return tuple(range(len(self.layer_groups) + 1))
+
     def forward(self, x: Tensor) -> Tensor:
         """Features [n, d] of images [n, c, h, w]."""
-        for group in self.children():
-            x = group(x)
-        return x
+        return self.forward_from(0, x)
+
+    def forward_to(self, cut: int, x: Tensor) -> Tensor:
+        """What the first `cut` layer groups make of images [n, c, h, w]."""
+        return _through(list(self.children())[:cut], x)
+
+    def forward_from(self, cut: int, x: Tensor) -> Tensor:
+        """Features [n, d] of what `forward_to` made."""
+        return _through(list(self.children())[cut:], x)
+
+
+def _through(groups: Sequence[nn.Module], x: Tensor) -> Tensor:
+    for group in groups:
+        x = group(x)
+    return x
