@@ -1,9 +1,13 @@
 """Shared fixtures: where the development data lies, and how a test says it needs it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hydra.core.config_loader import ConfigLoader
+
+from graft.cli.compose import hydra_application
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("GRAFT_SHARED", CHECKOUT.parent / "shared"))
@@ -26,3 +30,10 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def conf() -> Path:
     return CHECKOUT / "conf"
+
+
+@pytest.fixture(scope="module")
+def loader() -> Iterator[ConfigLoader]:
+    """What composes configurations, as the command line does."""
+    with hydra_application() as hydra:
+        yield hydra.config_loader

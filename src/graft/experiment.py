@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch.optim import Optimizer
@@ -26,10 +27,23 @@ class Training:
     objective: Objective
     optimizer: Callable[..., Optimizer]  # partial that takes parameter groups; its keywords hold lr and weight_decay
     schedule: Schedule
-    trainer: Callable[..., Trainer]  # partial of Trainer; the pipeline adds callbacks, logger and plugins
+    trainer: Callable[..., Trainer]  # partial of Trainer; the stage adds callbacks, logger, plugins and precision
+    precision: str  # one of Lightning's names, or "auto" until it is settled
+    memory_format: str  # of 4-dimensional weights: "contiguous" or "channels_last", or "auto" until it is settled
     max_epochs: int
     seed: int
     callbacks: Callable[[], list[Callback]]  # fresh ones for each fit
+
+    def plain_trainer(self) -> Trainer:
+        """The user's trainer without anything that shows or writes: for its device and precision."""
+        return self.trainer(
+            precision=self.precision, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the trainer's main process uses."""
+        return torch.device(self.plain_trainer().strategy.root_device)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Inference:
     device: torch.device
     dtype: torch.dtype = torch.float32  # of the backbone's weights and inputs
     precision: str = "32"
+    memory_format: str = "contiguous"  # of the backbone's weights
     context: Callable[[], AbstractContextManager[None]] = field(default=nullcontext, compare=False)  # of the precision
 
 
@@ -128,7 +129,7 @@ def features_key(prefix: Prefix, domain: Domain, split: str, how: Inference) -> 
             "data": domain.fingerprint,
             "split": split,
             "batch_size": domain.batch_size,
-            "how": [how.device.type, str(how.dtype), how.precision],
+            "how": [how.device.type, str(how.dtype), how.precision, how.memory_format],
         }
     )
 

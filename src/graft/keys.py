@@ -9,7 +9,6 @@ from graft import __version__
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
 from graft.records.hashing import content_hash
-from graft.stage import device_for
 
 # Trainer settings that show or time a run and leave its weights alone.
 SHOWS_ONLY = frozenset(
@@ -45,13 +44,15 @@ def stage_key(
     return content_hash(
         {
             "versions": [__version__, torch.__version__],
-            "device": device_for(training).type,
+            "device": training.device.type,
             "backbone": backbone,
             "start": start,
             "settings": settings,
             "phases": [asdict(phase) for phase in training.strategy.parsed],
             "max_epochs": training.max_epochs,
             "seed": training.seed,
+            "precision": training.precision,
+            "memory_format": training.memory_format,
             "trainer": {name: value for name, value in config["trainer"].items() if name not in SHOWS_ONLY},
             "callbacks": config.get("callbacks"),
             "data": domain.fingerprint,

@@ -26,12 +26,13 @@ from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping
 from graft.models.network import Network
 from graft.models.weights import WeightsFile, load_weights, read_weights, save_weights
+from graft.numerics import settle
 from graft.outcome import Outcome, Start
 from graft.records.files import atomic_write_json
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
 from graft.seeds import stable_seed
-from graft.stage import Fitted, Stage, device_for, fit_stage
+from graft.stage import Fitted, Stage, fit_stage
 from graft.strategies.plan import plan_table
 from graft.summary import describe_run
 
@@ -48,11 +49,12 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     store = Store(experiment.store)
     weights = load_domains(experiment)
     record = open_record(experiment, folder)
+    experiment, record["numerics"] = settle(experiment, lambda: target_network(experiment), store)
     start = pretrain(experiment, weights, store, folder)
     network, outcome = transfer(experiment, start, store, folder)
     source_after = source_after_transfer(experiment, start, network)
     baselines = {name: baseline(experiment, name, store, folder) for name in experiment.baselines}
-    device = device_for(experiment.transfer)
+    device = experiment.transfer.device
     record |= describe_run(
         experiment, start, outcome, source_after, baselines, network.backbone.name, describe_device(device)
     )
@@ -101,7 +103,7 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
     source, training = experiment.source, experiment.pretrain
     if source is None:
         assert weights is not None
-        network = new_network(experiment, experiment.target.num_classes, experiment.seed)
+        network = target_network(experiment)
         load_weights(network.backbone, weights.state, experiment.reinitialise)
         return Start(weights.origin, weights.sha256, network.backbone.state_dict())
     key = stage_key(experiment, training, experiment.config["pretrain"], source, weights.sha256 if weights else None)
@@ -112,7 +114,7 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
             load_weights(network.backbone, weights.state, experiment.reinitialise)
         with open_stage(experiment, "pretrain", key, training, source, folder) as stage:
             fitted = fit_stage(stage, network)
-        test = evaluate(network, source, "test", device_for(training))
+        test = evaluate(network, source, "test", training.device)
         save_weights(network.backbone, entry / "backbone.safetensors", {})
         save_weights(network.head, entry / "head.safetensors", {})
         outcome = {"scores": test, "seconds": fitted.seconds, "history": fitted.history}
@@ -160,13 +162,13 @@ def fit_target(
 ) -> tuple[Network, str, Outcome]:
     """Train a network on the target and score it under both selection rules; returns the selected network."""
     target = experiment.target
-    network = new_network(experiment, target.num_classes, training.seed)
+    network = target_network(experiment)
     if start.backbone:
         network.backbone.load_state_dict(start.backbone)
     key = stage_key(experiment, training, target_settings(experiment), target, start.key)
     with open_stage(experiment, name, key, training, target, folder) as stage:
         fitted = fit_stage(stage, network)
-    outcome = score(fitted, network, target, device_for(training))
+    outcome = score(fitted, network, target, training.device)
     network.load_state_dict(fitted.best if experiment.selection == "best_val" else fitted.last)
     say(name, target, selected(outcome, experiment)["accuracy"], outcome.seconds)
     return network, key, outcome
@@ -200,17 +202,18 @@ def source_after_transfer(experiment: Experiment, start: Start, network: Network
     before = source_network(experiment, experiment.pretrain.seed)
     before.backbone.load_state_dict(network.backbone.state_dict())
     before.head.load_state_dict(start.source_head)
-    return evaluate(before, experiment.source, "test", device_for(experiment.pretrain))
+    return evaluate(before, experiment.source, "test", experiment.pretrain.device)
 
 
-def new_network(experiment: Experiment, num_classes: int, seed: int) -> Network:
-    """Backbone, mapping and head with the weights that `seed` gives each of them, whatever the others are."""
+def target_network(experiment: Experiment) -> Network:
+    """Backbone, mapping and head with the weights that the seed gives each of them, whatever the others are."""
+    seed = experiment.transfer.seed
     with drawn_from(stable_seed(seed, "backbone")):
         backbone = experiment.backbone()
     with drawn_from(stable_seed(seed, "mapping")):
         mapping = experiment.mapping(backbone.num_features)
     with drawn_from(stable_seed(seed, "head")):
-        head = experiment.head(mapping.num_outputs, num_classes)
+        head = experiment.head(mapping.num_outputs, experiment.target.num_classes)
     return Network(backbone, mapping, head)
 
 
@@ -316,7 +319,7 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
     _, preprocessing = load_weights_file(experiment)
     experiment.target.load(preprocessing)
     training = experiment.transfer
-    network = new_network(experiment, experiment.target.num_classes, training.seed)
+    network = target_network(experiment)
     phases = training.strategy.resolve(network, training.max_epochs)
     settings = experiment.config["optimizer"]
     return plan_table(network, phases, settings["lr"], settings.get("weight_decay") or 0.0)

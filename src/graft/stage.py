@@ -33,6 +33,7 @@ from graft.strategies.engine import apply_phase, frozen_prefix
 from graft.strategies.phases import ResolvedPhase, replan
 
 MONITOR = "val/accuracy"
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 # What Lightning says at the start of every fit and is meant to be so here, with the reason.
 EXPECTED_WARNINGS = (
@@ -115,6 +116,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     stage.folder.mkdir(parents=True, exist_ok=True)
     position = find_position(stage, network)
     history = position.history or []
+    network.to(memory_format=MEMORY_FORMATS[training.memory_format])
     solving = Stopwatch()
     if stage.logger is not None and not history:
         log_views(stage.logger, stage.domain, stage.seed)
@@ -163,7 +165,7 @@ def fit_phase(
     steps_before = history[phase.first_epoch - 1]["step"] if phase.first_epoch else 0
     trainer = make_trainer(stage, phase, history, steps_before)
     trainer.precision_plugin.convert_module(network)
-    data = phase_data(stage, network, phase, inference(trainer, network))
+    data = phase_data(stage, network, phase, inference(training, trainer, network))
     data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
     module = GraftModule(
         network,
@@ -220,6 +222,7 @@ def make_trainer(stage: Stage, phase: ResolvedPhase, history: list[dict[str, Any
     callbacks.append(StageCheckpoint(stage.folder, stage.key, phase.index, history, MONITOR))
     return stage.training.trainer(
         max_epochs=phase.max_epochs,
+        precision=stage.training.precision,
         callbacks=callbacks,
         logger=stage.logger or False,
         plugins=[AtomicCheckpointIO()],
@@ -232,20 +235,15 @@ def make_trainer(stage: Stage, phase: ResolvedPhase, history: list[dict[str, Any
     )
 
 
-def plain_trainer(training: Training) -> Trainer:
-    """The user's trainer, for its device and precision."""
-    return training.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
-
-
-def device_for(training: Training) -> torch.device:
-    """The device that the trainer's main process uses."""
-    return torch.device(plain_trainer(training).strategy.root_device)
-
-
-def inference(trainer: Trainer, network: Network) -> Inference:
+def inference(training: Training, trainer: Trainer, network: Network) -> Inference:
     """Outputs computed as the trainer would compute them, without gradients."""
-    plugin = trainer.precision_plugin
-    return Inference(trainer.strategy.root_device, network.dtype, str(trainer.precision), plugin.forward_context)
+    return Inference(
+        device=trainer.strategy.root_device,
+        dtype=network.dtype,
+        precision=training.precision,
+        memory_format=training.memory_format,
+        context=trainer.precision_plugin.forward_context,
+    )
 
 
 def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Inference) -> Domain | FeatureDomain:
@@ -297,7 +295,7 @@ def solve_closed_form(stage: Stage, network: Network, cache: FeatureCache | None
     """Solve the mapping from both domains' features, then the head from the target's mapped features."""
     if not closed_form_parts(network):
         return
-    how = inference(plain_trainer(stage.training), network)
+    how = inference(stage.training, stage.training.plain_trainer(), network)
     target = backbone_features(stage.domain, network, how, cache)
     if solve := getattr(network.mapping, "solve", None):
         assert stage.source is not None

@@ -41,7 +41,7 @@ def test_the_default_is_sound(composed: Composed) -> None:
         (["objective.label_smoothing=2"], "objective: label_smoothing=2; expected a number from 0 to below 1"),
         (["backbone.size=4"], "backbone.size=4: the cnn needs at least 16 pixels"),
         (["precision=16-mixed", "trainer=cpu"], "precision=16-mixed: not on a CPU; use precision=bf16-mixed or "),
-        (["precision.value=half"], "trainer.precision='half'; expected "),
+        (["precision.value=half"], "precision.value='half'; expected 'auto' or "),
         (["source=none"], "source=none: there is nothing to pretrain on; choose a source, strategy=scratch, or "),
         (["source=none", "strategy=scratch", "mapping=alignment"], "source=none: mapping=alignment brings the "),
         (

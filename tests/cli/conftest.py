@@ -5,15 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra.core.config_loader import ConfigLoader
-
-from graft.cli.compose import hydra_application
-
-
-@pytest.fixture(scope="module")
-def loader() -> Iterator[ConfigLoader]:
-    with hydra_application() as hydra:
-        yield hydra.config_loader
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import pytest
 from hydra.core.config_loader import ConfigLoader
 
 from graft.cli.compose import Sweep, compose, compose_sweep, group_config
@@ -10,12 +9,7 @@ def test_the_default_is_plain_and_whole(loader: ConfigLoader) -> None:
     content_hash(config)  # refuses what is not plain
     assert "hydra" not in config
     assert config["pretrain"]["seed"] == config["seed"] == 0
-    assert config["trainer"]["precision"] == "32"
-
-
-@pytest.mark.parametrize("value", ["32", "bf16-mixed"])
-def test_precision_reaches_the_trainer(loader: ConfigLoader, value: str) -> None:
-    assert compose(loader, [f"precision={value}"])["trainer"]["precision"] == value
+    assert config["precision"]["value"] == "32"
 
 
 def test_baselines_become_the_strategies_they_name(loader: ConfigLoader) -> None:
@@ -51,4 +45,4 @@ def test_jobs_of_a_sweep(loader: ConfigLoader) -> None:
 
 def test_sweep_over_precisions(loader: ConfigLoader) -> None:
     sweep: Sweep = compose_sweep(loader, ["precision=32,bf16-mixed"])
-    assert [config["trainer"]["precision"] for config in sweep.configs] == ["32", "bf16-mixed"]
+    assert [config["precision"]["value"] for config in sweep.configs] == ["32", "bf16-mixed"]

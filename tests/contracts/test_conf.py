@@ -12,7 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 
 from graft.build.validation import validate
 from graft.cli.catalogue import description
-from graft.cli.compose import compose, hydra_application
+from graft.cli.compose import compose
 
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
 CHOICES = [name.removesuffix(".yaml") for name in FILES if "/" in name and not Path(name).name.startswith("_")]
@@ -33,12 +33,6 @@ def overrides_for(choice: str) -> Iterator[list[str]]:
 
 
 PLACES = [words for choice in CHOICES for words in overrides_for(choice)]
-
-
-@pytest.fixture(scope="module")
-def loader() -> Iterator[ConfigLoader]:
-    with hydra_application() as hydra:
-        yield hydra.config_loader
 
 
 @pytest.fixture(autouse=True)

@@ -71,6 +71,8 @@ def training(
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     schedule: Schedule | None = None,
     callbacks: tuple[Callback, ...] = (),
+    precision: str = "32",
+    memory_format: str = "contiguous",
     **trainer: Any,
 ) -> Training:
     """A training on one CPU process."""
@@ -81,6 +83,8 @@ def training(
         optimizer=optimizer or partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1),
         schedule=schedule or Cosine(),
         trainer=partial(Trainer, **settings),
+        precision=precision,
+        memory_format=memory_format,
         max_epochs=max_epochs,
         seed=0,
         callbacks=lambda: list(callbacks),

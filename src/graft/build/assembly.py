@@ -61,6 +61,8 @@ def make_training(config: Config, stage: Config, max_epochs: int, seed: int) -> 
         optimizer=factory(stage["optimizer"]),
         schedule=make(stage["scheduler"]),
         trainer=factory(config["trainer"]),
+        precision=config["precision"]["value"],
+        memory_format=config["memory_format"],
         max_epochs=max_epochs,
         seed=seed,
         callbacks=partial(make_callbacks, config["callbacks"]),

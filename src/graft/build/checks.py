@@ -83,7 +83,7 @@ def check_device(config: Config) -> Iterator[str]:
     """The accelerator is there, and knows the precision."""
     trainer = config["trainer"]
     accelerator, devices = trainer.get("accelerator", "auto"), trainer.get("devices", "auto")
-    precision = str(trainer.get("precision", "32"))
+    precision = config["precision"]["value"]
     if accelerator not in ACCELERATORS:
         yield f"trainer.accelerator={accelerator}: {did_you_mean(str(accelerator), ACCELERATORS)}"
         return
@@ -95,9 +95,9 @@ def check_device(config: Config) -> Iterator[str]:
     elif accelerator == "mps" and not torch.backends.mps.is_available():
         yield "trainer.accelerator=mps: torch finds no such GPU here; use trainer=auto or trainer=cpu"
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not num_gpus and not torch.backends.mps.is_available())
-    if on_cpu and precision in ("16-mixed", "16-true", "16"):
+    if on_cpu and precision in ("16-mixed", "16-true"):
         yield f"precision={precision}: not on a CPU; use precision=bf16-mixed or precision=32"
-    if accelerator == "mps" and precision in ("64", "64-true"):
+    if accelerator == "mps" and precision == "64-true":
         yield f"precision={precision}: not on mps; use precision=32"
 
 

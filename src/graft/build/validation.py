@@ -26,6 +26,7 @@ TRAINER = Part(
         "callbacks",
         "logger",
         "plugins",
+        "precision",
         "default_root_dir",
         "enable_checkpointing",
         "enable_progress_bar",
@@ -34,6 +35,7 @@ TRAINER = Part(
         "use_distributed_sampler",
     )
 )
+Precision = Literal["auto", "32", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
 STAGE = {"strategy": Part(), "objective": Part(), "optimizer": OPTIMIZER, "scheduler": Part()}
 PARTS = {
     "source": Part(optional=True),
@@ -50,6 +52,7 @@ SETTINGS: dict[str, Any] = {
     "seed": int,
     "selection": Literal["last", "best_val"],
     "precision": dict,
+    "memory_format": Literal["contiguous", "channels_last", "auto"],
     "callbacks": dict[str, dict],
     "baselines": dict[str, dict],
     "paths": dict,
@@ -57,7 +60,7 @@ SETTINGS: dict[str, Any] = {
     "pretrain": dict,
 }
 INSIDE: dict[str, dict[str, Any]] = {
-    "precision": {"value": str},
+    "precision": {"value": Precision},
     "paths": {"data": str, "outputs": str, "store": str},
     "features": {"cache_limit_gib": float},
     "pretrain": {"max_epochs": int, "seed": int},
