@@ -159,4 +159,7 @@ def test_accelerators_that_are_here(composed: Composed, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert validate(composed("trainer=gpu", "precision=16-mixed")) == []
     assert validate(composed("trainer=ddp")) == []
+    clipped = ("trainer=gpu", "precision=16-mixed", "trainer.gradient_clip_val=1")
+    assert validate(composed(*clipped, "optimizer.fused=false")) == []
+    assert validate(composed(*clipped))[0].endswith("use optimizer.fused=false")
     assert validate(composed("trainer=gpu", "trainer.devices=3")) == ["trainer.devices=3: this machine has 2"]

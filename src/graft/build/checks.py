@@ -1,11 +1,12 @@
 """Whether the parts of a configuration go together; each check yields a line for every error."""
 
 from collections.abc import Callable, Iterator, Set
-from functools import reduce
+from functools import partial, reduce
 from operator import getitem
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from graft.build.assembly import build_experiment, factory, make, make_domain, without
 from graft.errors import UserError, did_you_mean
@@ -97,6 +98,8 @@ def check_device(config: Config) -> Iterator[str]:
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not num_gpus and not torch.backends.mps.is_available())
     if on_cpu and precision in ("16-mixed", "16-true"):
         yield f"precision={precision}: not on a CPU; use precision=bf16-mixed or precision=32"
+    if precision == "16-mixed" and trainer.get("gradient_clip_val") and config["optimizer"].get("fused"):
+        yield f"precision={precision} with trainer.gradient_clip_val: not with fused kernels; use optimizer.fused=false"
     if accelerator == "mps" and precision == "64-true":
         yield f"precision={precision}: not on mps; use precision=32"
 
@@ -161,9 +164,15 @@ def _unfit_strategies(experiment: Experiment) -> Iterator[str]:
         try:
             for phase in strategy.resolve(network, max_epochs):
                 if phase.trained_names:
-                    make_optimizer(network, phase, optimizer)
+                    make_optimizer(network, phase, _for_shapes(optimizer))
         except ValueError as error:  # ours, or the optimizer's about a value it does not take
             yield str(error) if isinstance(error, UserError) else f"optimizer: {error}"
+
+
+def _for_shapes(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """The optimizer without its fused kernels, which refuse parameters that have no memory."""
+    settings = {name: value for name, value in getattr(optimizer, "keywords", {}).items() if name != "fused"}
+    return partial(getattr(optimizer, "func", optimizer), **settings)
 
 
 def _network(experiment: Experiment) -> Network:
@@ -189,7 +198,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_features, ("features",)),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
-    (check_device, ("trainer", "precision")),
+    (check_device, ("trainer", "precision", "optimizer")),
 )
 
 
