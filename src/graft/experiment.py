@@ -1,7 +1,7 @@
 """One experiment, composed and validated, before anything runs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Training:
     @property
     def device(self) -> torch.device:
         """The device that the trainer's main process uses."""
-        return torch.device(self.plain_trainer().strategy.root_device)
+        return torch.device(replace(self, precision="32").plain_trainer().strategy.root_device)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def candidates(training: Training) -> dict[str, Training]:
 def trial_key(experiment: Experiment) -> str:
     """The hash of all that a trial's outcome may depend on."""
     training = experiment.transfer
-    device = replace(training, precision="32").device
+    device = training.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {torch.get_num_threads()}"
     asked = [training.precision, training.memory_format]
     backbone = {key: value for key, value in experiment.config["backbone"].items() if key != "weights"}

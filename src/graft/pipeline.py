@@ -280,7 +280,8 @@ def describe_device(device: torch.device) -> str:
     """The device by name, with what decides rounding on it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    num_threads = torch.get_num_threads()
+    return f"{device.type}, {num_threads} thread{'' if num_threads == 1 else 's'}"
 
 
 def peak_memory(device: torch.device) -> int:

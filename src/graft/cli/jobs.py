@@ -39,11 +39,13 @@ def run_in(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """
     from graft.build.assembly import build_experiment
     from graft.pipeline import run
+    from graft.threads import paying_threads
 
     begun_anew(folder)
     try:
-        with interrupts():
-            return run(build_experiment(config), folder)
+        experiment = build_experiment(config)
+        with interrupts(), paying_threads(experiment):
+            return run(experiment, folder)
     except Exception as error:
         if (folder / RECORD).exists():
             write_failure(folder, config, error)

@@ -1,6 +1,7 @@
 """The program `graft`: finds the command, runs it, and turns errors into a line each."""
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     logging.raiseExceptions = debug  # a reader that has seen enough of our output is no news
+    # Before torch is loaded: threads that wait for each other shall sleep, not spin. Where other processes want the
+    # cores too, spinning makes small networks ten times as slow.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     name = words.pop(0) if words and words[0] in command_names() else DEFAULT
     try:
         return int(import_module(f"graft.cli.commands.{name}").main(words))

@@ -1,0 +1,51 @@
+"""How many threads pay."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from graft.experiment import Experiment
+
+# Below so much arithmetic for each of them, threads wait for one another longer than they work, and on a machine that
+# has other work to do very much longer.
+FLOP_PER_THREAD = 1e9
+
+
+@contextmanager
+def paying_threads(experiment: Experiment) -> Iterator[None]:
+    """Let torch use no more threads than pay for a training step, on a CPU; a matter of the network's size alone."""
+    before = torch.get_num_threads()
+    if experiment.transfer.device.type != "cpu":
+        yield
+        return
+    batch_size = max(domain.batch_size for domain in (experiment.source, experiment.target) if domain is not None)
+    flop = 3 * batch_size * forward_flop(experiment)  # backward costs twice what forward does
+    torch.set_num_threads(max(1, min(before, round(flop / FLOP_PER_THREAD))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def forward_flop(experiment: Experiment) -> int:
+    """Floating-point operations for the features of one image."""
+    description = json.dumps(experiment.config["backbone"], sort_keys=True)
+    if description not in _counted:
+        _counted[description] = _count(experiment)
+    return _counted[description]
+
+
+_counted: dict[str, int] = {}  # by what decides the network, for the runs of a sweep
+
+
+def _count(experiment: Experiment) -> int:
+    with torch.random.fork_rng():
+        backbone = experiment.backbone().eval()
+    channels, size = backbone.preprocessing.channels, backbone.preprocessing.size
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone(torch.zeros(1, channels, size, size))
+    total: int = counter.get_total_flops()
+    return total
