@@ -18,7 +18,7 @@ import probe
 import steps
 import sweep
 from harness import Measured, Row, measure
-from table import markdown, print_table
+from table import describe_setting, markdown, print_table
 
 from graft.reports.console import make_console
 
@@ -43,12 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{row.name:<12} {row.what}")
         return 0
     quieten()
-    measured = [measure_row(row, options.quick) for row in ROWS if not options.only or row.name in options.only]
+    repeats = QUICK_REPEATS if options.quick else REPEATS
+    setting = describe_setting(repeats)
+    measured = [
+        measure_row(row, options.quick, repeats) for row in ROWS if not options.only or row.name in options.only
+    ]
     console = make_console()
     console.width = max(console.width, 160)
-    print_table(measured, console)
+    print_table(measured, setting, console)
     if options.markdown:
-        options.markdown.write_text(markdown(measured))
+        options.markdown.write_text(markdown(measured, setting))
     return 0
 
 
@@ -71,12 +75,12 @@ def names(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def measure_row(row: Row, quick: bool) -> Measured:
+def measure_row(row: Row, quick: bool, repeats: int) -> Measured:
     """Measure one row in a folder that is gone afterwards, and say how long it took."""
     print(f"{row.name} ...", end=" ", file=sys.stderr, flush=True)
     started = perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure(row, quick, QUICK_REPEATS if quick else REPEATS, Path(folder))
+        measured = measure(row, quick, repeats, Path(folder))
     print(f"{perf_counter() - started:.0f} s", file=sys.stderr)
     return measured
 

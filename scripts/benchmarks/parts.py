@@ -15,7 +15,7 @@ import torch
 import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from graft.data.domain import Domain
@@ -57,13 +57,11 @@ def on_a_terminal() -> Iterator[None]:
             os.environ["TERM"] = term
 
 
-def random_domain(
-    folder: Path, num_images: int, size: int, preprocessing: Preprocessing, batch_size: int
-) -> Domain:
+def random_domain(folder: Path, num_images: int, size: int, preprocessing: Preprocessing, batch_size: int) -> Domain:
     """Random images [size, size, c] of ten classes in memory, without validation samples."""
     rng = np.random.default_rng(0)
     shape = (size, size, len(preprocessing.mean))
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for split, count in (("train", num_images), ("test", NUM_CLASSES)):
         arrays[f"x_{split}"] = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
         arrays[f"y_{split}"] = rng.permutation(np.arange(count) % NUM_CLASSES)
@@ -94,7 +92,7 @@ def read_strategy(name: str) -> Strategy:
 
 
 def fit(
-    network: nn.Module,
+    network: Network,
     domain: Domain,
     strategy: str,
     max_epochs: int,

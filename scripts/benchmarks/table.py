@@ -5,6 +5,7 @@ import platform
 from collections.abc import Sequence
 from statistics import median
 
+import torch
 from harness import Measured
 from rich.console import Console
 from rich.table import Table
@@ -13,21 +14,21 @@ from rich.text import Text
 HEADINGS = ("what", "peers: median (least to most)", "graft", "goal: figure (least to most)", "holds")
 
 
-def print_table(measured: Sequence[Measured], console: Console) -> None:
-    """One table and the notes below it."""
+def print_table(measured: Sequence[Measured], setting: str, console: Console) -> None:
+    """One table and the notes below it; `setting` says where it was measured."""
     table = Table(*HEADINGS, show_lines=True)
     for one in measured:
         table.add_row(*(Text("\n".join(lines)) for lines in cells(one)))
     console.print(table)
-    for note in notes(measured):
+    for note in (setting, *notes(measured)):
         console.print(Text(f"- {note}"))
 
 
-def markdown(measured: Sequence[Measured]) -> str:
+def markdown(measured: Sequence[Measured], setting: str) -> str:
     """The same table and notes as Markdown."""
     rows = ["| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * len(HEADINGS)]
     rows += ["| " + " | ".join("<br>".join(lines) for lines in cells(one)) + " |" for one in measured]
-    return "\n".join([*rows, "", *(f"- {note}" for note in notes(measured))]) + "\n"
+    return "\n".join([*rows, "", *(f"- {note}" for note in (setting, *notes(measured)))]) + "\n"
 
 
 def cells(one: Measured) -> tuple[list[str], ...]:
@@ -56,8 +57,13 @@ def describe(one: Measured, side: str) -> str:
 def spread(values: Sequence[float], unit: str) -> str:
     """Median, least and most: `1.20 ms (1.10 to 1.35)`."""
     scale, name = scaled(median(values), unit)
-    middle, least, most = (f"{value * scale:.3g}" for value in (median(values), min(values), max(values)))
+    middle, least, most = (digits(value * scale) for value in (median(values), min(values), max(values)))
     return f"{middle}{'' if name == 'x' else ' '}{name} ({least} to {most})"
+
+
+def digits(value: float) -> str:
+    """Three digits, more before the point where there are more."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def scaled(value: float, unit: str) -> tuple[float, str]:
@@ -72,7 +78,7 @@ def scaled(value: float, unit: str) -> tuple[float, str]:
 
 
 def notes(measured: Sequence[Measured]) -> list[str]:
-    """Where it was measured, which goals do not hold, and what else must be known to read the table."""
+    """Which goals do not hold, what could not be measured, and what else must be known to read the table."""
     missed = [
         f"{one.row.name}: goal missed ({goal.text}; measured {spread(values, goal.unit)})"
         for one in measured
@@ -80,15 +86,13 @@ def notes(measured: Sequence[Measured]) -> list[str]:
         if not goal.holds(values)
     ]
     missing = [f"{one.row.name}: not measured: {one.missing}" for one in measured if one.missing]
-    return [machine(measured), *missed, *missing, *(f"{one.row.name}: {one.row.note}" for one in measured if one.row.note)]
+    return [*missed, *missing, *(f"{one.row.name}: {one.row.note}" for one in measured if one.row.note)]
 
 
-def machine(measured: Sequence[Measured]) -> str:
-    """The processor, the versions that count, and how often each side was measured."""
-    import torch
-
-    repeats = max((len(values) for one in measured for values in one.figures.values()), default=0)
+def describe_setting(repeats: int) -> str:
+    """The machine, how busy others kept it at the start, and how often each side is measured."""
     return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {torch.get_num_threads()} threads, torch {torch.__version__}; "
-        f"medians of {repeats}, sides measured in turn; ratios are taken within each repetition"
+        f"{os.cpu_count()} cores ({platform.machine()}), load {os.getloadavg()[0]:.1f} before the first row, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians of {repeats}, sides measured in turn; "
+        "ratios are taken within each repetition"
     )

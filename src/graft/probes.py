@@ -252,8 +252,9 @@ def _minimise(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, st
         [weight, bias],
         max_iter=MAX_ITERATIONS,
         max_eval=2 * MAX_ITERATIONS,
-        tolerance_grad=1e-8,
-        tolerance_change=1e-14,  # the loss of an ill-conditioned problem falls slowly long before its minimum
+        # What coefficients to four digits take in float64; float32 stops where its rounding ends the descent.
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
         history_size=20,
         line_search_fn="strong_wolfe",
     )
