@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+BUSY = 0.25  # share of the cores that others may use without anything to be said about it
 HEADINGS = ("what", "peers: median (least to most)", "graft", "goal: figure (least to most)", "holds")
 
 
@@ -91,8 +92,10 @@ def notes(measured: Sequence[Measured]) -> list[str]:
 
 def describe_setting(repeats: int) -> str:
     """The machine, how busy others kept it at the start, and how often each side is measured."""
+    load = os.getloadavg()[0]
+    busy = " (busy: to be measured again on a quiet machine)" if load > BUSY * (os.cpu_count() or 1) else ""
     return (
-        f"{os.cpu_count()} cores ({platform.machine()}), load {os.getloadavg()[0]:.1f} before the first row, "
+        f"{os.cpu_count()} cores ({platform.machine()}), load {load:.1f} before the first row{busy}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians of {repeats}, sides measured in turn; "
         "ratios are taken within each repetition"
     )
