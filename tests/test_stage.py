@@ -213,6 +213,32 @@ def test_when_all_checkpoints_are_damaged_the_error_names_one(tmp_path: Path) ->
         read_checkpoint(tmp_path / LAST)
 
 
+def saved(folder: Path) -> set[str]:
+    return {name.removeprefix("network.") for name in read_checkpoint(folder / LAST)["state_dict"]}
+
+
+def test_checkpoints_leave_out_what_is_as_the_stage_began(tmp_path: Path, domain: Domain) -> None:
+    run(tmp_path / "a", domain, "linear_probe", 1)
+    assert saved(tmp_path / "a") == {"head.linear.weight", "head.linear.bias"}
+    run(tmp_path / "b", domain, "last_stage", 1)
+    assert {name.split(".")[1] for name in saved(tmp_path / "b") if name.startswith("backbone.")} == {"stage3"}
+    run(tmp_path / "c", domain, "lp_ft", 2)
+    assert saved(tmp_path / "c") == set(network("resnet20").state_dict())
+
+
+def test_the_best_epoch_may_lie_before_a_thaw(tmp_path: Path, domain: Domain) -> None:
+    diverging = partial(torch.optim.SGD, lr=30.0)
+    fitted = run(tmp_path, domain, "gradual_unfreeze", 6, optimizer=diverging, schedule=Constant())
+    assert fitted.best_epoch < 6
+    assert fitted.best.keys() == fitted.last.keys()
+    start = network("resnet20").state_dict()
+    phase = next(row["phase"] for row in fitted.history if row["epoch"] == fitted.best_epoch)
+    frozen = {"head": 4, "from_stage3": 3, "from_stage2": 2, "from_stage1": 1, "from_stem": 0}[phase]
+    for group in ("stem", "stage1", "stage2", "stage3")[:frozen]:
+        names = [name for name in start if name.startswith(f"backbone.{group}.")]
+        assert all(torch.equal(fitted.best[name], start[name]) for name in names)
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> FeatureCache:
     return FeatureCache(Store(tmp_path / "store"), limit=2**30)

@@ -110,6 +110,12 @@ class GraftModule(LightningModule):
             restore_optimizer_state(optimizer, self.carried_state)
         return optimizer
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put back what a checkpoint leaves out: weights that this network has from the start of the stage."""
+        left_out = [f"network.{name}" for name in checkpoint["stage"]["untouched"]]
+        own = self.state_dict()
+        checkpoint["state_dict"] |= {name: own[name] for name in left_out}
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch."""

@@ -16,6 +16,7 @@ from graft.callbacks.board import StageLogger, log_views
 from graft.callbacks.checkpoints import (
     BEST,
     LAST,
+    PREFIX,
     AtomicCheckpointIO,
     StageCheckpoint,
     best_epoch,
@@ -29,8 +30,10 @@ from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, featu
 from graft.models.network import Network
 from graft.module import GraftModule, Span
 from graft.seeds import stable_seed
-from graft.strategies.engine import apply_phase, frozen_prefix
+from graft.strategies.engine import apply_phase, frozen_prefix, untouched_names
 from graft.strategies.phases import ResolvedPhase, replan
+
+State = dict[str, Tensor]  # a network's parameters and buffers by name
 
 MONITOR = "val/accuracy"
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -64,8 +67,8 @@ class Stage:
 class Fitted:
     """What a stage arrived at."""
 
-    last: dict[str, Tensor]  # the network's state after the last epoch
-    best: dict[str, Tensor]  # ... after the epoch with the best validation accuracy
+    last: State  # the network's state after the last epoch
+    best: State  # ... after the epoch with the best validation accuracy
     history: list[dict[str, Any]]  # one row an epoch
     trainable_parameters: int  # the most that any phase trained
     solving_seconds: float  # spent on closed forms, before the first epoch and after the last
@@ -114,7 +117,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     training = stage.training
     phases = training.strategy.resolve(network, training.max_epochs)
     stage.folder.mkdir(parents=True, exist_ok=True)
-    position = find_position(stage, network)
+    start = snapshot(network)
+    position = find_position(stage, network, start)
     history = position.history or []
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
     solving = Stopwatch()
@@ -130,7 +134,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
             history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
         position.checkpoint = None
     last = snapshot(network)
-    best = best_state(stage, history) or last
+    best = best_state(stage, start, history) or last
     if closed_form_parts(network) and any(trains_backbone(phase) for phase in phases):
         with solving:
             last, best = (resolve_state(stage, network, state) for state in (last, best))
@@ -139,13 +143,13 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     return Fitted(last, best, history, trainable_parameters, solving.seconds)
 
 
-def find_position(stage: Stage, network: Network) -> Position:
+def find_position(stage: Stage, network: Network, start: State) -> Position:
     """Where the stage was left; loads the network's state of that moment. Checkpoints of another key are not used."""
     found = read_last_checkpoint(stage.folder)
     if found is None or found[1]["stage"]["key"] != stage.key:
         return Position()
     path, checkpoint = found
-    network.load_state_dict(network_state(checkpoint))
+    network.load_state_dict(start | network_state(checkpoint))
     left = checkpoint["stage"]
     if left["phase_over"]:
         return Position(left["phase_index"] + 1, left["history"], left["optimizer"])
@@ -163,7 +167,8 @@ def fit_phase(
     """Fit one phase and return the history so far and the optimiser's state by parameter name."""
     training, phase = stage.training, phases[index]
     steps_before = history[phase.first_epoch - 1]["step"] if phase.first_epoch else 0
-    trainer = make_trainer(stage, phase, history, steps_before)
+    untouched = untouched_names(network, phases[: index + 1])
+    trainer = make_trainer(stage, phase, history, steps_before, untouched)
     trainer.precision_plugin.convert_module(network)
     data = phase_data(stage, network, phase, inference(training, trainer, network))
     data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
@@ -185,7 +190,7 @@ def fit_phase(
         trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
     # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
     checkpoint = read_checkpoint(stage.folder / LAST)
-    network.load_state_dict(network_state(checkpoint))
+    network.load_state_dict(network.state_dict() | network_state(checkpoint))
     return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
 
 
@@ -203,7 +208,9 @@ def schedule_span(phases: tuple[ResolvedPhase, ...], index: int, history: list[d
     return Span(epochs=end - start, epochs_done=phases[index].first_epoch - start)
 
 
-def make_trainer(stage: Stage, phase: ResolvedPhase, history: list[dict[str, Any]], steps_before: int) -> Trainer:
+def make_trainer(
+    stage: Stage, phase: ResolvedPhase, history: list[dict[str, Any]], steps_before: int, untouched: frozenset[str]
+) -> Trainer:
     """The user's trainer with this phase's epochs and our callbacks."""
     callbacks: list[Callback] = [*stage.training.callbacks()]
     if phase.plateau is not None:
@@ -219,7 +226,7 @@ def make_trainer(stage: Stage, phase: ResolvedPhase, history: list[dict[str, Any
         )
     callbacks.append(StageLogger(steps_before))
     callbacks.append(StageProgress(stage.name, stage.training.max_epochs))
-    callbacks.append(StageCheckpoint(stage.folder, stage.key, phase.index, history, MONITOR))
+    callbacks.append(StageCheckpoint(stage.folder, stage.key, phase.index, history, MONITOR, untouched))
     return stage.training.trainer(
         max_epochs=phase.max_epochs,
         precision=stage.training.precision,
@@ -268,22 +275,21 @@ def num_trained(network: Network, phase: ResolvedPhase) -> int:
     return sum(p.numel() for name, _, p in network.named_group_parameters() if name in phase.trained_names)
 
 
-def snapshot(network: Network) -> dict[str, Tensor]:
+def snapshot(network: Network) -> State:
     """A copy of the network's state on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
-def network_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The network's part of a checkpoint."""
-    prefix = "network."
-    return {name[len(prefix) :]: t for name, t in checkpoint["state_dict"].items() if name.startswith(prefix)}
+def network_state(checkpoint: dict[str, Any]) -> State:
+    """The network's part of a checkpoint, without what is as the stage began."""
+    return {name.removeprefix(PREFIX): t for name, t in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
 
 
-def best_state(stage: Stage, history: list[dict[str, Any]]) -> dict[str, Tensor] | None:
+def best_state(stage: Stage, start: State, history: list[dict[str, Any]]) -> State | None:
     """The network's state after its best epoch, None where no epoch ran or the last one was the best."""
     if not history or best_epoch(history, MONITOR) == history[-1]["epoch"]:
         return None
-    return network_state(read_checkpoint(stage.folder / BEST))
+    return start | network_state(read_checkpoint(stage.folder / BEST))
 
 
 def closed_form_parts(network: Network) -> bool:
@@ -316,7 +322,7 @@ def backbone_features(domain: Domain, network: Network, how: Inference, cache: F
     return torch.cat(list(outputs(whole, domain, "train", how))).float()
 
 
-def resolve_state(stage: Stage, network: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def resolve_state(stage: Stage, network: Network, state: State) -> State:
     """`state` with its closed-form parts solved anew for its own backbone."""
     network.load_state_dict(state)
     solve_closed_form(stage, network, cache=None)

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 BEST = "best.ckpt"
+PREFIX = "network."  # of the network's state in the module's
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -80,10 +81,27 @@ class StageCheckpoint(Checkpoint):
     Lightning calls callbacks of this base class after all others, early stopping included, so what is saved knows
     whether the phase is over. An epoch's seconds run from the end of the one before, or from the making of this
     callback: what is prepared for an epoch, such as cached features, is part of its cost.
+
+    Args:
+        folder: where the checkpoints go.
+        key: content hash of the stage.
+        phase_index: which phase of the stage is fitted.
+        history: the stage's epochs so far; rows are appended in place.
+        monitor: the metric whose best epoch is kept.
+        untouched: keys of the network's state that are as the stage began, and need not be written in every epoch.
     """
 
-    def __init__(self, folder: Path, key: str, phase_index: int, history: list[dict[str, Any]], monitor: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        phase_index: int,
+        history: list[dict[str, Any]],
+        monitor: str,
+        untouched: frozenset[str],
+    ) -> None:
         self.folder = folder
+        self.untouched = untouched
         self.key = key
         self.phase_index = phase_index
         self.history = history
@@ -117,13 +135,16 @@ class StageCheckpoint(Checkpoint):
         }
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what the stage needs to go on from here."""
+        """Add what the stage needs to go on from here, and leave out weights that are as the stage began."""
+        for name in self.untouched:
+            del checkpoint["state_dict"][PREFIX + name]
         over = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
         checkpoint["stage"] = {
             "key": self.key,
             "phase_index": self.phase_index,
             "phase_over": over,
             "history": self.history,
+            "untouched": sorted(self.untouched),
             "optimizer": optimizer_state_by_name(trainer.optimizers[0]),
         }
 

@@ -70,6 +70,18 @@ def frozen_prefix(network: Network, phase: ResolvedPhase) -> int:
     return next((i for i, group in enumerate(groups) if group in phase.trained_groups), len(groups))
 
 
+def untouched_names(network: Network, phases: Sequence[ResolvedPhase]) -> frozenset[str]:
+    """Keys of the network's state in layer groups that none of the phases trains: they are as the stage began."""
+    trained = {group for phase in phases for group in phase.trained_groups}
+    untouched = {
+        id(tensor)
+        for name, group in network.named_groups().items()
+        if name not in trained and name.startswith("backbone.")
+        for tensor in group.state_dict(keep_vars=True).values()
+    }
+    return frozenset(name for name, tensor in network.state_dict(keep_vars=True).items() if id(tensor) in untouched)
+
+
 def parameter_groups(network: Network, phase: ResolvedPhase, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Optimiser groups of the phase: one for each layer group, learning-rate scale and weight decay in use.
 

@@ -1,0 +1,32 @@
+"""Commands that answer at once: help and lists."""
+
+import sys
+from pathlib import Path
+
+from harness import Repetition, Row, seconds_at_most
+from processes import GRAFT, command
+
+HYDRA = (sys.executable, str(Path(__file__).with_name("hydra_alone.py")), "--help")
+LIGHTNING = (sys.executable, "-c", "import pytorch_lightning")
+
+
+def prepare_help(quick: bool, folder: Path) -> Repetition:
+    """Beside an empty Hydra application and the import that most would pay."""
+    sides = {
+        "Hydra alone, --help": command(*HYDRA),
+        "import pytorch_lightning": command(*LIGHTNING),
+        "graft --help": command(*GRAFT, "--help"),
+    }
+    return lambda: {side: run() for side, run in sides.items()}
+
+
+def prepare_ls(quick: bool, folder: Path) -> Repetition:
+    """Beside an empty Hydra application."""
+    sides = {"Hydra alone, --help": command(*HYDRA), "graft ls": command(*GRAFT, "ls")}
+    return lambda: {side: run() for side, run in sides.items()}
+
+
+ROWS = (
+    Row("help", "graft --help", "s", prepare_help, (seconds_at_most("graft --help", 0.4),)),
+    Row("ls", "graft ls", "s", prepare_ls, (seconds_at_most("graft ls", 0.4),)),
+)

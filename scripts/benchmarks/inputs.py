@@ -1,0 +1,43 @@
+"""Training input: small images in memory and a folder of photographs, measured by `data.py`."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from harness import NotMeasurable, Repetition, Row, share
+
+
+def prepare(function: str) -> Callable[[bool, Path], Repetition]:
+    """A repetition is one call of that function of `data.py`, which gives images/s by side."""
+
+    def prepared(quick: bool, folder: Path) -> Repetition:
+        try:
+            measure = getattr(import_module("data"), function)
+        except ModuleNotFoundError as error:
+            if error.name != "data":
+                raise
+            raise NotMeasurable("scripts/benchmarks/data.py is not there") from error
+        return lambda: measure(quick)
+
+    return prepared
+
+
+ROWS = (
+    Row(
+        "cifar",
+        "32x32 training input: crop with padding, flip, normalise",
+        "images/s",
+        prepare("cifar_input"),
+        (share("graft", "torchvision", at_least=20.0),),
+    ),
+    Row(
+        "folder",
+        "image folder, 256 px JPEG to 224 training crops",
+        "images/s",
+        prepare("folder_input"),
+        (
+            share("graft, first epoch", "torchvision, decode_image", at_least=1.2),
+            share("graft, later epochs", "torchvision, Pillow", at_least=8.0),
+        ),
+    ),
+)

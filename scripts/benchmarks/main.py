@@ -1,0 +1,96 @@
+"""Measures what graft costs beside its peers and prints one table; `scripts/benchmark` runs it."""
+
+import argparse
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import commands
+import frozen
+import heads
+import inputs
+import precision
+import probe
+import steps
+import sweep
+from harness import Measured, Row, measure
+from table import describe_setting, markdown, print_table
+
+from graft.reports.console import make_console
+
+ROWS: tuple[Row, ...] = (
+    *steps.ROWS,
+    *inputs.ROWS,
+    probe.ROW,
+    frozen.ROW,
+    *heads.ROWS,
+    precision.ROW,
+    sweep.ROW,
+    *commands.ROWS,
+)
+REPEATS, QUICK_REPEATS = 7, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the rows asked for."""
+    options = parser().parse_args(arguments)
+    if options.list:
+        for row in ROWS:
+            print(f"{row.name:<12} {row.what}")
+        return 0
+    quieten()
+    repeats = QUICK_REPEATS if options.quick else REPEATS
+    setting = describe_setting(repeats)
+    measured = [
+        measure_row(row, options.quick, repeats) for row in ROWS if not options.only or row.name in options.only
+    ]
+    console = make_console()
+    console.width = max(console.width, 160)
+    print_table(measured, setting, console)
+    if options.markdown:
+        options.markdown.write_text(markdown(measured, setting))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    result = argparse.ArgumentParser(prog="benchmark", description=__doc__)
+    result.add_argument("--quick", action="store_true", help="smaller data, 3 repetitions: under 5 minutes on 2 cores")
+    result.add_argument("--only", type=names, default=(), metavar="ROW,...", help="these rows alone")
+    result.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown too")
+    result.add_argument("--list", action="store_true", help="name the rows and measure nothing")
+    return result
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names of rows."""
+    chosen, known = tuple(text.split(",")), [row.name for row in ROWS]
+    for name in chosen:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"no row {name!r}; expected some of {', '.join(known)}")
+    return chosen
+
+
+def measure_row(row: Row, quick: bool, repeats: int) -> Measured:
+    """Measure one row in a folder that is gone afterwards, and say how long it took."""
+    print(f"{row.name} ...", end=" ", file=sys.stderr, flush=True)
+    started = perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        measured = measure(row, quick, repeats, Path(folder))
+    print(f"{perf_counter() - started:.0f} s", file=sys.stderr)
+    return measured
+
+
+def quieten() -> None:
+    """Peers warn and inform about what is meant here."""
+    warnings.simplefilter("ignore")
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
