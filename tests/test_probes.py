@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from graft.errors import UserError
-from graft.features import extract
+from graft.features import Inference, Prefix, extract
 from graft.models.heads.linear import LinearHead
 from graft.probes import Grid, Heads, Probe, logistic_path, train_heads
 from graft.seeds import stable_seed
@@ -88,8 +88,8 @@ def test_each_head_is_what_a_stage_trains(tmp_path: Path, kind: Callable[..., to
     domain = tiny_domain(tmp_path)
     net = network()
     grid = Grid((1e-3, 1e-2), (0.1,), (0,))
-    features = extract(net.backbone, domain.loader("train"), domain.view, torch.device("cpu"))
-    heads = train_heads(features.x, features.y, 3, grid, kind, Cosine(), 3, domain.batch_size)
+    features = extract(Prefix.whole(net.backbone), domain, "train", Inference(torch.device("cpu")))
+    heads = train_heads(features, domain.datasets["train"].labels, 3, grid, kind, Cosine(), 3, domain.batch_size)
     for index, probe in enumerate(grid.probes):
         optimizer = partial(kind, lr=probe.lr, weight_decay=probe.weight_decay)
         net.head.load_state_dict(initial(probe.seed, net.head.num_features, 3).state_dict())

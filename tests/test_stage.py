@@ -14,7 +14,7 @@ from graft.callbacks.checkpoints import LAST, PREVIOUS, read_checkpoint, read_la
 from graft.data.augment import Augmentation
 from graft.data.domain import Domain
 from graft.errors import UserError
-from graft.features import FeatureCache, FeatureDomain, feature_domain
+from graft.features import FeatureCache
 from graft.models.network import Network
 from graft.records.store import Store, size_of
 from graft.stage import Fitted, fit_stage
@@ -326,11 +326,13 @@ def test_other_precisions_train_from_cached_features_too(
 def test_caching_features_is_part_of_the_cost(
     tmp_path: Path, domain: Domain, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(*arguments: Any) -> FeatureDomain:
-        time.sleep(0.3)
-        return feature_domain(*arguments)
+    get = FeatureCache.get
 
-    monkeypatch.setattr("graft.stage.feature_domain", slowly)
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.3)
+        return get(*arguments)
+
+    monkeypatch.setattr(FeatureCache, "get", slowly)
     fitted = run(tmp_path, domain, "linear_probe", 2, cache=cache)
     assert fitted.seconds >= fitted.history[-1]["seconds"] >= fitted.history[0]["seconds"] >= 0.3
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 
-from graft.features import extract
+from graft.features import Inference, Prefix, extract
 from graft.models.backbones.cnn import Cnn
 from graft.models.heads.linear import LinearHead
 from graft.probes import Grid, logistic_path, train_heads
@@ -44,7 +44,8 @@ def prepare_cnn(quick: bool, folder: Path) -> Repetition:
     """The 84 features of the cnn; a stage takes the images of the same domain."""
     network = new_network(Cnn)
     domain = random_domain(folder, NUM_SAMPLES, 32, network.backbone.preprocessing, BATCH_SIZE)
-    features, labels = extract(network.backbone, domain.loader("train"), domain.view, torch.device("cpu"))
+    features = extract(Prefix.whole(network.backbone), domain, "train", Inference(torch.device("cpu")))
+    labels = domain.datasets["train"].labels
     optimizer = partial(AdamW, lr=1e-3, weight_decay=1e-2)
     return lambda: {
         BARE: seconds(lambda: bare(features, labels)),

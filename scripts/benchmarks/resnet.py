@@ -23,9 +23,9 @@ def resnet18() -> Network:
 
 
 def photographs(folder: Path, quick: bool) -> Domain:
-    """128 images, 64 in a quick benchmark."""
+    """256 images, 128 in a quick benchmark."""
     preprocessing = TorchvisionBackbone("resnet18").preprocessing
-    return random_domain(folder, 64 if quick else 128, 256, preprocessing, BATCH_SIZE)
+    return random_domain(folder, 128 if quick else 256, 256, preprocessing, BATCH_SIZE)
 
 
 def train_epoch(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -6,7 +6,7 @@ too. They are found by the content hash of all that decides them, shared between
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 KIND = "features"
 SHAPE, VALUES = "shape.json", "values.bin"
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,11 @@ class Prefix:
 
     backbone: Backbone
     cut: int
+
+    @classmethod
+    def whole(cls, backbone: Backbone) -> "Prefix":
+        """All of the backbone."""
+        return cls(backbone, len(backbone.layer_groups))
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and buffers of these groups, by group and name."""
@@ -75,6 +79,11 @@ def outputs(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Itera
         module.training = training
 
 
+def extract(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Tensor:
+    """The prefix' outputs [n, ...] for all samples of a split, computed now."""
+    return torch.cat(list(outputs(prefix, domain, split, how)))
+
+
 @dataclass(frozen=True)
 class FeatureCache:
     """Outputs of frozen prefixes in the store, at most `limit` bytes of them; those longest unused make room.
@@ -85,23 +94,25 @@ class FeatureCache:
     store: Store
     limit: int
 
-    def fits(self, prefix: Prefix, domain: Domain, how: Inference) -> bool:
-        """Whether the outputs for a domain's train and val splits stay within the limit."""
-        return sum(self._size(prefix, domain, split, how) for split in kept_splits(domain)) <= self.limit
+    def get(self, prefix: Prefix, domain: Domain, splits: Sequence[str], how: Inference) -> dict[str, Tensor] | None:
+        """The prefix' outputs [n, ...] for all samples of each split, computed unless the store has them.
 
-    def get(self, prefix: Prefix, domain: Domain, split: str, how: Inference) -> Tensor:
-        """The prefix' outputs [n, ...] for all samples of a split, computed unless the store has them."""
+        None where they would exceed the limit.
+        """
+        one = output_of_one(prefix, domain, how)
+        sizes = {split: domain.sizes[split] * one.numel() * one.element_size() for split in splits}
+        if sum(sizes.values()) > self.limit:
+            return None
+        weights = state_sha256(prefix.state())
+        return {split: self._get(prefix, weights, domain, split, how, sizes[split]) for split in splits}
 
+    def _get(self, prefix: Prefix, weights: str, domain: Domain, split: str, how: Inference, size: int) -> Tensor:
         def fill(folder: Path) -> None:
-            self.store.make_room(KIND, self.limit, self._size(prefix, domain, split, how))
+            self.store.make_room(KIND, self.limit, size)
             write(folder, outputs(prefix, domain, split, how), domain.sizes[split])
 
-        with self.store.held(KIND, features_key(prefix, domain, split, how), fill) as folder:
+        with self.store.held(KIND, features_key(prefix, weights, domain, split, how), fill) as folder:
             return mapped(folder)
-
-    def _size(self, prefix: Prefix, domain: Domain, split: str, how: Inference) -> int:
-        one = output_of_one(prefix, domain, how)
-        return domain.sizes[split] * one.numel() * one.element_size()
 
 
 @torch.no_grad()
@@ -119,13 +130,13 @@ def output_of_one(prefix: Prefix, domain: Domain, how: Inference) -> Tensor:
     return output
 
 
-def features_key(prefix: Prefix, domain: Domain, split: str, how: Inference) -> str:
+def features_key(prefix: Prefix, weights: str, domain: Domain, split: str, how: Inference) -> str:
     """The hash of all that decides a prefix' outputs, to the last bit; batches of another size may round otherwise."""
     return content_hash(
         {
             "versions": [__version__, torch.__version__],
             "backbone": [type(prefix.backbone).__qualname__, prefix.backbone.name, prefix.cut],
-            "weights": state_sha256(prefix.state()),
+            "weights": weights,
             "data": domain.fingerprint,
             "split": split,
             "batch_size": domain.batch_size,
@@ -216,14 +227,3 @@ class FeatureDomain(LightningDataModule):
         ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer and shuffle else (0, 1)
         sampler = EpochSampler(len(dataset), self.batch_size, self.seed, self.first_epoch, shuffle, *ranks)
         return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())
-
-
-def kept_splits(domain: Domain) -> list[str]:
-    """The splits that a fit goes through."""
-    return [split for split in SPLITS if domain.sizes[split]]
-
-
-def feature_domain(cache: FeatureCache, prefix: Prefix, domain: Domain, how: Inference) -> FeatureDomain:
-    """The domain behind the prefix."""
-    features = {split: cache.get(prefix, domain, split, how) for split in kept_splits(domain)}
-    return FeatureDomain(domain, features, prefix.cut)

@@ -26,7 +26,7 @@ from graft.callbacks.checkpoints import (
 from graft.callbacks.progress import StageProgress
 from graft.data.domain import Domain
 from graft.experiment import Training
-from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, feature_domain, outputs
+from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, extract
 from graft.models.network import Network
 from graft.module import GraftModule, Span
 from graft.seeds import stable_seed
@@ -260,9 +260,11 @@ def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Infere
         return stage.domain
     frozen = frozen_prefix(network, phase)
     prefix = Prefix(network.backbone, max(cut for cut in network.backbone.cut_points() if cut <= frozen))
-    if prefix.cut == 0 or not stage.cache.fits(prefix, stage.domain, how):
+    if prefix.cut == 0:
         return stage.domain
-    return feature_domain(stage.cache, prefix, stage.domain, how)
+    splits = [split for split in ("train", "val") if stage.domain.sizes[split]]
+    features = stage.cache.get(prefix, stage.domain, splits, how)
+    return stage.domain if features is None else FeatureDomain(stage.domain, features, prefix.cut)
 
 
 def trains_backbone(phase: ResolvedPhase) -> bool:
@@ -316,10 +318,9 @@ def solve_closed_form(stage: Stage, network: Network, cache: FeatureCache | None
 
 def backbone_features(domain: Domain, network: Network, how: Inference, cache: FeatureCache | None) -> Tensor:
     """Features [n, d] of the domain's training samples, float32."""
-    whole = Prefix(network.backbone, len(network.backbone.layer_groups))
-    if cache is not None and cache.fits(whole, domain, how):
-        return cache.get(whole, domain, "train", how).float()
-    return torch.cat(list(outputs(whole, domain, "train", how))).float()
+    whole = Prefix.whole(network.backbone)
+    kept = cache.get(whole, domain, ["train"], how) if cache is not None else None
+    return (kept["train"] if kept is not None else extract(whole, domain, "train", how)).float()
 
 
 def resolve_state(stage: Stage, network: Network, state: State) -> State:

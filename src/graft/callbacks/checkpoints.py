@@ -5,7 +5,6 @@ import os
 import pickle
 import shutil
 import time
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,7 +16,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from graft.errors import UserError
 from graft.module import GraftModule
-from graft.records.files import atomic_write_bytes
+from graft.records.files import atomic_file
 from graft.strategies.engine import optimizer_state_by_name
 
 logger = logging.getLogger(__name__)
@@ -32,10 +31,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint under its name only when all of it is on disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Serialise in memory, then write, sync and rename."""
-        buffer = BytesIO()
-        torch.save(checkpoint, buffer)
-        atomic_write_bytes(Path(path), buffer.getvalue())
+        """Write beside, sync and rename."""
+        with atomic_file(Path(path)) as file:
+            torch.save(checkpoint, file)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -117,7 +115,7 @@ class StageCheckpoint(Checkpoint):
             os.replace(path, self.folder / PREVIOUS)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero and best_epoch(self.history, self.monitor) == self.history[-1]["epoch"]:
-            copy_atomically(path, self.folder / BEST)
+            link_atomically(path, self.folder / BEST)
 
     def _row(self, trainer: Trainer, module: GraftModule) -> dict[str, Any]:
         steps_before = self.history[-1]["step"] if self.history else 0
@@ -157,8 +155,12 @@ def best_epoch(history: list[dict[str, Any]], monitor: str) -> int:
     return int(max(measured, key=lambda row: row[monitor])["epoch"])
 
 
-def copy_atomically(source: Path, destination: Path) -> None:
-    """Copy a file so that `destination` is whole at every moment."""
+def link_atomically(source: Path, destination: Path) -> None:
+    """Let `destination` be the file that `source` is now; what takes the place of `source` later leaves it alone."""
     temporary = destination.with_name(f".{destination.name}.part")
-    shutil.copyfile(source, temporary)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, temporary)
     os.replace(temporary, destination)
