@@ -7,13 +7,13 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from graft.cli.loader import parsed
 from graft.cli.source import PRIMARY
 from graft.errors import did_you_mean, nearest
 
@@ -36,7 +36,7 @@ def _requoted(override: str, choices: Sequence[str]) -> str:
 
 def _parse(override: str) -> Override | None:
     try:
-        return OverridesParser.create().parse_override(override)
+        return parsed(override)
     except HydraException:
         return None
 
