@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch.optim import Optimizer
@@ -16,6 +17,8 @@ from graft.models.mappings.base import Mapping as FeatureMapping
 from graft.objectives.supervised import Objective
 from graft.strategies.phases import Strategy
 from graft.strategies.schedules import Schedule
+
+_devices: dict[str, torch.device] = {}  # settings of a trainer -> its device; making a trainer to ask it takes a while
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,15 @@ class Training:
     max_epochs: int
     seed: int
     callbacks: Callable[[], list[Callback]]  # fresh ones for each fit
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the trainer's main process uses."""
+        settings = repr(self.trainer)
+        if settings not in _devices:
+            trainer = self.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+            _devices[settings] = torch.device(trainer.strategy.root_device)
+        return _devices[settings]
 
 
 @dataclass(frozen=True)

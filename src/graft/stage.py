@@ -232,8 +232,7 @@ def make_trainer(stage: Stage, phase: ResolvedPhase, history: list[dict[str, Any
 
 def device_for(training: Training) -> torch.device:
     """The device that the trainer's main process uses."""
-    trainer = training.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    return torch.device(trainer.strategy.root_device)
+    return training.device
 
 
 def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, trainer: Trainer) -> Domain | FeatureDomain:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ log = logging.getLogger(__name__)
 
 def check(config: dict[str, Any]) -> list[str]:
     """All that is wrong with a configuration."""
+    from graft.build.remember import remembered
     from graft.build.validation import validate
 
-    return validate(config)
+    return remembered("errors", config, lambda: validate(config))
 
 
 def run_in(config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -134,6 +136,13 @@ def sweep_job(composed: DictConfig) -> None:
             log.error("job %s failed: %s", number, one_line(error))
             log.debug("", exc_info=error)
     gc.collect()  # networks hang in reference cycles; a long sweep must not pile them up
+    set_imports_aside()
+
+
+@cache
+def set_imports_aside() -> None:
+    """After a process' first job, once: what it imported stays, and later collections need not look through it."""
+    gc.freeze()
 
 
 def job_title(sweep: Path, number: int, overrides: list[str]) -> str:
