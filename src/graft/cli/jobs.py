@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from omegaconf import DictConfig
 
 from graft.cli.compose import own_overrides, plain_config, refuse
@@ -117,6 +118,7 @@ class SingleJob:
 
 def sweep_job(composed: DictConfig) -> None:
     """The task of one job of a sweep, for Hydra: a failure is written down and does not stop the others."""
+    make_ready()
     folder, number = output_folder(), HydraConfig.get().job.num
     title = job_title(folder.parent, number, list(HydraConfig.get().overrides.task))
     config = plain_config(composed, GlobalHydra.instance().config_loader())
@@ -137,6 +139,16 @@ def sweep_job(composed: DictConfig) -> None:
             log.debug("", exc_info=error)
     gc.collect()  # networks hang in reference cycles; a long sweep must not pile them up
     set_imports_aside()
+
+
+def make_ready() -> None:
+    """Import what jobs need; in a process that a launcher started, Lightning sets up its own logging meanwhile."""
+    if "pytorch_lightning" not in sys.modules:
+        import pytorch_lightning  # noqa: F401
+
+        logging.raiseExceptions = False  # as in `main`: a reader that has seen enough of our output is no news
+        settings: Any = HydraConfig.get()
+        configure_log(settings.job_logging, settings.verbose)
 
 
 @cache
