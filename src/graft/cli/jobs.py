@@ -193,8 +193,8 @@ def discard_unless_begun(folder: Path) -> bool:
     return True
 
 
-def log_to_terminal() -> None:
+def log_to_terminal(level: int = logging.INFO) -> None:
     """Print what a run says of its progress where Hydra does not set that up."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
