@@ -18,6 +18,8 @@ from graft.objectives.supervised import Objective
 from graft.strategies.phases import Strategy
 from graft.strategies.schedules import Schedule
 
+_devices: dict[str, torch.device] = {}  # settings of a trainer -> its device; making a trainer to ask it takes a while
+
 
 @dataclass(frozen=True)
 class Training:
@@ -43,7 +45,11 @@ class Training:
     @property
     def device(self) -> torch.device:
         """The device that the trainer's main process uses."""
-        return torch.device(replace(self, precision="32").plain_trainer().strategy.root_device)
+        settings = repr(self.trainer)
+        if settings not in _devices:
+            trainer = replace(self, precision="32").plain_trainer()
+            _devices[settings] = torch.device(trainer.strategy.root_device)
+        return _devices[settings]
 
 
 @dataclass(frozen=True)

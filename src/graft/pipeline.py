@@ -199,8 +199,11 @@ def source_after_transfer(experiment: Experiment, start: Start, network: Network
     """What the adapted backbone still gets right on the source, under the source's own head; empty without one."""
     if not start.source_head or experiment.source is None:
         return {}
+    state = network.backbone.state_dict()
+    if all(torch.equal(tensor.cpu(), start.backbone[name]) for name, tensor in state.items()):
+        return start.source_scores
     before = source_network(experiment, experiment.pretrain.seed)
-    before.backbone.load_state_dict(network.backbone.state_dict())
+    before.backbone.load_state_dict(state)
     before.head.load_state_dict(start.source_head)
     return evaluate(before, experiment.source, "test", experiment.pretrain.device)
 

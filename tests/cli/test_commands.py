@@ -44,8 +44,13 @@ def test_plan_of_a_single_epoch() -> None:
 
 
 def test_plan_of_the_default(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "strategy=last_stage", "source.num_samples=200", "source.num_test_samples=50"]) == 0
+    words = ["plan", "strategy=last_stage", "source.num_samples=200", "source.num_test_samples=50"]
+    assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("about ")
+    assert lines[-1].startswith("memory: ")
+    assert main([*words, "--no-trial"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines[:-2]
     assert [line.split()[-1] for line in lines if "frozen" in line] == ["frozen"]
     assert [line.split()[-3] for line in lines if "trained" in line] == ["trained"]
     assert not list(empty_folder.glob("outputs/*"))

@@ -1,6 +1,7 @@
 """From a validated configuration to an Experiment: the one place where objects are made from names."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from hydra.utils import instantiate
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
 
+from graft.build.remember import remembered
 from graft.build.targets import arguments_of
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
+from graft.strategies.phases import Strategy
 
 Config = dict[str, Any]
 
@@ -36,7 +39,7 @@ def build_experiment(config: Config) -> Experiment:
         head=factory(config["head"]),
         pretrain=make_training(config, pretrain, pretrain["max_epochs"], pretrain["seed"]),
         transfer=make_training(config, config, config["trainer"]["max_epochs"], config["seed"]),
-        baselines={name: make(node) for name, node in config["baselines"].items()},
+        baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
         selection=config["selection"],
         logger=make_logger(config["logger"]),
         store=Path(config["paths"]["store"]).expanduser(),
@@ -56,7 +59,7 @@ def experiment_name(config: Config) -> str:
 def make_training(config: Config, stage: Config, max_epochs: int, seed: int) -> Training:
     """How one stage is trained: its own objective, optimizer, schedule and strategy under the common trainer."""
     return Training(
-        strategy=make(stage["strategy"]),
+        strategy=make_strategy(stage["strategy"]),
         objective=make(stage["objective"]),
         optimizer=factory(stage["optimizer"]),
         schedule=make(stage["scheduler"]),
@@ -67,6 +70,11 @@ def make_training(config: Config, stage: Config, max_epochs: int, seed: int) -> 
         seed=seed,
         callbacks=partial(make_callbacks, config["callbacks"]),
     )
+
+
+def make_strategy(node: Config) -> Strategy:
+    """The strategy; one for all runs that name it, since nothing in it changes."""
+    return remembered("strategy", node, lambda: make(node))
 
 
 def make_callbacks(nodes: Config) -> list[Callback]:
@@ -99,6 +107,13 @@ def make(node: Config) -> Any:
 
 def factory(node: Config) -> Callable[..., Any]:
     """The object that a node describes, once the remaining arguments are given; can be pickled."""
+    if any(isinstance(value, dict) for value in node.values()):  # perhaps an object, which belongs to one run alone
+        return _factory(node)
+    made = remembered("factory", node, lambda: _factory(node))
+    return partial(made.func, *made.args, **deepcopy(made.keywords))
+
+
+def _factory(node: Config) -> "partial[Any]":
     made = instantiate(node | {"_partial_": True}, _convert_="all")
     return partial(made.func, *made.args, **made.keywords)
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from graft.build.assembly import build_experiment, factory, make, make_domain, without
+from graft.build.assembly import build_experiment, factory, make, make_domain, make_strategy, without
+from graft.build.remember import remembered
 from graft.errors import UserError, did_you_mean
 from graft.experiment import Experiment
 from graft.models.network import Network
@@ -112,10 +113,11 @@ def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
         paths += [f"baselines.{name}" for name in config["baselines"]]
     for path in paths:
         if path.partition(".")[0] not in broken:
-            yield from _refusal(path, reduce(getitem, path.split("."), config))
+            node = reduce(getitem, path.split("."), config)
+            yield from remembered(f"refused {path}", node, partial(_refusals, path, node))
 
 
-def _refusal(path: str, node: Config) -> Iterator[str]:
+def _refusals(path: str, node: Config) -> list[str]:
     is_domain = path in ("source", "target")
     maker = make_domain if is_domain else _make_backbone if path == "backbone" else make
     try:
@@ -124,7 +126,8 @@ def _refusal(path: str, node: Config) -> Iterator[str]:
         cause = _user_error(error)
         if cause is None:
             raise
-        yield f"{path}: {cause}" if is_domain else str(cause)
+        return [f"{path}: {cause}" if is_domain else str(cause)]
+    return []
 
 
 def _make_backbone(node: Config) -> Any:
@@ -139,14 +142,13 @@ def _user_error(error: BaseException | None) -> UserError | None:
 
 
 def _strategy(node: Config) -> Strategy | None:
-    """The strategy, None where it is refused; `check_construction` says why."""
+    """The strategy, None where it is refused; `refused_parts` says why."""
     try:
-        strategy: Strategy = make(node)
+        return make_strategy(node)
     except Exception as error:
         if _user_error(error) is None:
             raise
         return None
-    return strategy
 
 
 def _unfit_strategies(experiment: Experiment) -> Iterator[str]:
@@ -210,4 +212,13 @@ def check_all(config: Config, broken: Set[str]) -> Iterator[str]:
     refused = list(refused_parts(config, broken))
     yield from refused
     if not broken and not refused and not list(check_epochs(config)):
-        yield from _unfit_strategies(build_experiment(config))
+        yield from remembered(
+            "unfit strategies", _decides_fit(config), lambda: list(_unfit_strategies(build_experiment(config)))
+        )
+
+
+def _decides_fit(config: Config) -> list[Any]:
+    """All of a configuration that decides whether its strategies fit its network: no seed, no data."""
+    parts = [config[name] for name in ("backbone", "mapping", "head", "strategy", "baselines", "optimizer")]
+    stages = [config["trainer"]["max_epochs"], without(config["pretrain"], "seed"), config["source"]["_target_"]]
+    return [*parts, *stages]

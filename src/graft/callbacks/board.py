@@ -2,16 +2,20 @@
 
 from typing import Any
 
+import numpy as np
 import torch
-from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from graft.batch import LabelledBatch
 from graft.data.domain import Domain
+from graft.data.readers.glyphs import font_files
 from graft.module import GraftModule
 
 NUM_SAMPLE_IMAGES = 16
+MOST_WITH_COUNTS, MOST_WITH_NAMES = 20, 40  # classes of a confusion matrix whose cells or edges are lettered
+WHITE, BLUE = np.array([255, 255, 255]), np.array([8, 48, 107])
 
 
 class StageLogger(Callback):
@@ -59,23 +63,47 @@ def log_views(logger: Logger, domain: Domain, seed: int) -> None:
     logger.experiment.add_images("training views", (views - low) / (high - low).clamp_min(1e-6), 0)
 
 
-def confusion_figure(confusion: list[list[int]], class_names: tuple[str, ...]) -> Figure:
-    """A confusion matrix as a picture: rows are labels, columns predictions, shares of a row in colour."""
-    counts = torch.tensor(confusion, dtype=torch.float32)
-    shares = counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
-    side = min(12.0, 3.0 + 0.35 * len(class_names))
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="label")
-    if len(class_names) <= 40:
-        axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-        axes.set_yticks(range(len(class_names)), class_names)
-    if len(class_names) <= 20:
-        for row, column in torch.nonzero(counts).tolist():
+def confusion_picture(confusion: list[list[int]], class_names: tuple[str, ...]) -> np.ndarray:
+    """A confusion matrix as uint8 [h, w, 3]: rows are labels, columns predictions, shares of a row in colour.
+
+    Drawn by hand, since Matplotlib takes longer than a short fit.
+    """
+    counts = np.array(confusion)
+    num_classes = len(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(4, min(36, 720 // num_classes))  # pixels of a cell
+    colours = (WHITE + shares[:, :, None] * (BLUE - WHITE)).round().astype(np.uint8)
+    matrix = Image.fromarray(colours.repeat(side, axis=0).repeat(side, axis=1))
+    font = ImageFont.truetype(str(font_files()[0]), size=11)
+    if num_classes <= MOST_WITH_COUNTS:
+        draw = ImageDraw.Draw(matrix)
+        for row, column in np.argwhere(counts).tolist():
+            place = ((column + 0.5) * side, (row + 0.5) * side)
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(confusion[row][column]), ha="center", va="center", color=colour, fontsize=7)
-    return figure
+            draw.text(place, str(confusion[row][column]), fill=colour, font=font, anchor="mm")
+    names = class_names if num_classes <= MOST_WITH_NAMES else ("",) * num_classes
+    labels = named_edge(names, side, "label", Image.Transpose.ROTATE_90, font)
+    predictions = named_edge(names, side, "predicted", Image.Transpose.ROTATE_270, font)  # turned upright below
+    picture = Image.new("RGB", (labels.width + matrix.width, matrix.height + predictions.width), "white")
+    picture.paste(labels, (0, 0))
+    picture.paste(matrix, (labels.width, 0))
+    picture.paste(predictions.transpose(Image.Transpose.ROTATE_90), (labels.width, matrix.height))
+    return np.asarray(picture)
+
+
+def named_edge(
+    names: tuple[str, ...], side: int, title: str, turn: Image.Transpose, font: ImageFont.FreeTypeFont
+) -> Image.Image:
+    """The left edge of a matrix: a title along it, turned, and a name for each row, which is `side` pixels high."""
+    width = 24 + max(int(font.getlength(name)) for name in names)
+    edge = Image.new("RGB", (width, side * len(names)), "white")
+    draw = ImageDraw.Draw(edge)
+    for row, name in enumerate(names):
+        draw.text((width - 4, (row + 0.5) * side), name, fill="black", font=font, anchor="rm")
+    along = Image.new("RGB", (edge.height, 16), "white")
+    ImageDraw.Draw(along).text((edge.height / 2, 8), title, fill="black", font=font, anchor="mm")
+    edge.paste(along.transpose(turn), (0, 0))
+    return edge
 
 
 def log_result(
@@ -88,7 +116,8 @@ def log_result(
     """Log the run's settings with its real final metrics (TensorBoard's HPARAMS), and its confusion matrix."""
     if isinstance(logger, TensorBoardLogger):
         logger.log_hyperparams(hyperparameters, metrics)
-        logger.experiment.add_figure("target/test/confusion", confusion_figure(confusion, class_names), 0)
+        picture = confusion_picture(confusion, class_names)
+        logger.experiment.add_image("target/test/confusion", picture, 0, dataformats="HWC")
     else:
         logger.log_hyperparams(hyperparameters)
         logger.log_metrics(metrics)

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from graft.cli.loader import RememberingLoader
 from graft.cli.overrides import diagnose, explain_text, first_words, groups, requote, speaks_of
 from graft.cli.source import PRIMARY, search_path
 from graft.errors import UserError, did_you_mean
@@ -33,7 +34,9 @@ def hydra_application(config_dir: Path | None = None) -> Iterator[Hydra]:
     version.setbase("1.3")  # among others: a job does not change the working directory
     register_resolvers()
     try:
-        yield Hydra.create_main_hydra2("graft", search_path(config_dir))
+        hydra = Hydra("graft", RememberingLoader(search_path(config_dir)))
+        GlobalHydra.instance().initialize(hydra)
+        yield hydra
     finally:
         GlobalHydra.instance().clear()
 

@@ -9,11 +9,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from omegaconf import DictConfig
 
 from graft.cli.compose import own_overrides, plain_config, refuse
@@ -27,9 +29,10 @@ log = logging.getLogger(__name__)
 
 def check(config: dict[str, Any]) -> list[str]:
     """All that is wrong with a configuration."""
+    from graft.build.remember import remembered
     from graft.build.validation import validate
 
-    return validate(config)
+    return remembered("errors", config, lambda: validate(config))
 
 
 def run_in(config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -117,6 +120,7 @@ class SingleJob:
 
 def sweep_job(composed: DictConfig) -> None:
     """The task of one job of a sweep, for Hydra: a failure is written down and does not stop the others."""
+    make_ready()
     folder, number = output_folder(), HydraConfig.get().job.num
     title = job_title(folder.parent, number, list(HydraConfig.get().overrides.task))
     config = plain_config(composed, GlobalHydra.instance().config_loader())
@@ -136,6 +140,23 @@ def sweep_job(composed: DictConfig) -> None:
             log.error("job %s failed: %s", number, one_line(error))
             log.debug("", exc_info=error)
     gc.collect()  # networks hang in reference cycles; a long sweep must not pile them up
+    set_imports_aside()
+
+
+def make_ready() -> None:
+    """Import what jobs need; in a process that a launcher started, Lightning sets up its own logging meanwhile."""
+    if "pytorch_lightning" not in sys.modules:
+        import pytorch_lightning  # noqa: F401
+
+        logging.raiseExceptions = False  # as in `main`: a reader that has seen enough of our output is no news
+        settings: Any = HydraConfig.get()
+        configure_log(settings.job_logging, settings.verbose)
+
+
+@cache
+def set_imports_aside() -> None:
+    """After a process' first job, once: what it imported stays, and later collections need not look through it."""
+    gc.freeze()
 
 
 def job_title(sweep: Path, number: int, overrides: list[str]) -> str:
@@ -174,8 +195,8 @@ def discard_unless_begun(folder: Path) -> bool:
     return True
 
 
-def log_to_terminal() -> None:
+def log_to_terminal(level: int = logging.INFO) -> None:
     """Print what a run says of its progress where Hydra does not set that up."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -7,13 +7,13 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from graft.cli.loader import parsed
 from graft.cli.source import PRIMARY
 from graft.errors import did_you_mean, nearest
 
@@ -36,7 +36,7 @@ def _requoted(override: str, choices: Sequence[str]) -> str:
 
 def _parse(override: str) -> Override | None:
     try:
-        return OverridesParser.create().parse_override(override)
+        return parsed(override)
     except HydraException:
         return None
 
@@ -62,6 +62,7 @@ def diagnose(loader: ConfigLoader, overrides: Sequence[str], mode: RunMode) -> d
     """What is wrong with each override that keeps the configuration from being composed, by its text."""
     errors: dict[str, str] = {}
     parsed: dict[str, Override] = {}
+    chosen_of_hydra: list[str] = []
     for text in overrides:
         override = _parse(text)
         if override is None:
@@ -70,15 +71,34 @@ def diagnose(loader: ConfigLoader, overrides: Sequence[str], mode: RunMode) -> d
             errors[text] = (
                 f"{text}: several values; add -m to run each, or write {override.key_or_group}=[...] for a list"
             )
-        elif not override.is_hydra_override() and override.key_or_group != "hydra":
+        elif override.key_or_group.startswith("hydra/"):
+            if error := explain_hydra_choice(loader, override):
+                errors[text] = error
+            else:
+                chosen_of_hydra.append(text)
+        elif override.key_or_group != "hydra":
             parsed[text] = override
     known = Known.of(loader, [])
     of_groups = {text: item for text, item in parsed.items() if item.key_or_group in known.groups}
     errors |= {text: error for text, item in of_groups.items() if (error := known.explain_choice(item))}
     sound = [text for text, item in of_groups.items() if text not in errors and not item.is_sweep_override()]
-    known = Known.of(loader, sound)
+    known = Known.of(loader, [*chosen_of_hydra, *sound])
     values = {text: item for text, item in parsed.items() if text not in of_groups}
     return errors | {text: error for text, item in values.items() if (error := known.explain_key(item))}
+
+
+def explain_hydra_choice(loader: ConfigLoader, override: Override) -> str | None:
+    """What is wrong with the choice of a launcher or another of Hydra's own parts."""
+    group, name = override.key_or_group, override.value()
+    kinds = [f"hydra/{kind}" for kind in loader.get_group_options("hydra", ObjectType.GROUP)]
+    if group not in kinds:
+        return f"{override.input_line}: no such key; {did_you_mean(group, kinds)}"
+    options = loader.get_group_options(group)
+    if name in options:
+        return None
+    if (group, name) == ("hydra/launcher", "joblib"):
+        return f"{override.input_line}: is not installed; pip install 'graft[joblib]' brings it"
+    return f"{override.input_line}: no such {group.removeprefix('hydra/')}; {did_you_mean(str(name), options)}"
 
 
 def speaks_of(error: str, override: str) -> bool:
@@ -108,7 +128,8 @@ class Known:
     groups: list[str]
     options: Callable[[str], list[str]]
     chosen: list[str]  # groups with their packages, such as `strategy@pretrain.strategy`
-    config: DictConfig
+    config: DictConfig  # without Hydra's own part
+    hydra: DictConfig  # that part alone
 
     @classmethod
     def of(cls, loader: ConfigLoader, group_overrides: list[str]) -> "Known":
@@ -119,7 +140,8 @@ class Known:
             config = loader.load_configuration(PRIMARY, [], RunMode.RUN)
         chosen = [str(name) for name in config.hydra.runtime.choices if not str(name).startswith("hydra/")]
         with_keys = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        return cls(groups(loader), loader.get_group_options, chosen, with_keys)
+        of_hydra = OmegaConf.masked_copy(config, ["hydra"])
+        return cls(groups(loader), loader.get_group_options, chosen, with_keys, of_hydra)
 
     def explain_choice(self, override: Override) -> str | None:
         """What is wrong with an override of a group."""
@@ -149,7 +171,7 @@ class Known:
         return None if override.is_force_add() else self._explain_path(path)
 
     def _explain_path(self, path: list[str]) -> str | None:
-        node: Any = self.config
+        node: Any = self._whole(path)
         for depth, key in enumerate(path):
             names = _children(node)
             if key not in names:
@@ -172,7 +194,10 @@ class Known:
         return f"{'.'.join(path)}: no such key; {parent or 'graft'} has {', '.join(names)}"
 
     def _at(self, path: list[str], name: str) -> Any:
-        return OmegaConf.select(self.config, ".".join([*path, name]), throw_on_missing=False)
+        return OmegaConf.select(self._whole(path), ".".join([*path, name]), throw_on_missing=False)
+
+    def _whole(self, path: list[str]) -> DictConfig:
+        return self.hydra if path[:1] == ["hydra"] else self.config
 
 
 def _children(node: Any) -> list[str]:

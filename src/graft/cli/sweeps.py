@@ -1,5 +1,6 @@
 """A sweep: its folder, its jobs through Hydra's launchers, its table at the end."""
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,9 @@ from omegaconf import read_write
 
 from graft.cli.compose import Sweep, in_common
 from graft.cli.folders import SWEEP, claimed, is_interrupted_sweep, point_latest
-from graft.cli.jobs import resumable, sweep_job
+from graft.cli.jobs import resumable, set_imports_aside, sweep_job
 from graft.cli.overrides import requote
+from graft.cli.parallel import parallel_jobs, shared_cores
 from graft.cli.source import PRIMARY
 from graft.errors import UserError
 from graft.records.files import atomic_write_json, read_json
@@ -84,7 +86,13 @@ def launch(hydra: Hydra, overrides: list[str], folder: Path) -> None:
     context = HydraContext(config_loader=loader, callbacks=callbacks)
     plugins = Plugins.instance()
     sweeper = plugins.instantiate_sweeper(config=config, hydra_context=context, task_function=sweep_job)
-    sweeper.sweep(arguments=task_overrides)
+    num_jobs = len(load_sweep(folder)["jobs"] or ())
+    try:
+        with shared_cores(parallel_jobs(config.hydra.launcher.get("n_jobs", 1), num_jobs)):
+            sweeper.sweep(arguments=task_overrides)
+    finally:
+        gc.unfreeze()
+        set_imports_aside.cache_clear()
     callbacks.on_multirun_end(config=config, config_name=PRIMARY)
 
 

@@ -14,7 +14,8 @@ from graft.data.augment import Augmentation
 from graft.data.datasets import EpochSampler, LabelledImages, UnlabelledImages
 from graft.data.images import Images, KeptImages, Unreadable, num_bytes, open_images
 from graft.data.preprocessing import Preprocessing
-from graft.data.readers.base import RawDataset, RawSplit, Reader, num_cores
+from graft.data.readers.base import RawSplit, Reader, num_cores
+from graft.data.shared import Decoded, shared
 from graft.data.splits import SplitRules, split_samples
 from graft.data.view import View
 from graft.errors import UserError
@@ -85,16 +86,16 @@ class Domain(LightningDataModule):
         """
         if self.preprocessing == preprocessing:
             return
-        raw = self.reader.read()
-        splits, skipped = self._decode(raw, preprocessing)
-        self._check_classes(splits, raw.class_names)
-        self.datasets, self.pool = self._split(splits, raw.class_names)
-        self.class_names = raw.class_names
-        self.num_classes = len(raw.class_names)
+        data = shared(self.reader, (preprocessing, self.memory_limit), lambda: self._decode(preprocessing))
+        skipped = self._refuse_or_skip(data)
+        self._check_classes(data.splits, data.class_names)
+        self.datasets, self.pool = self._split(data.splits, data.class_names)
+        self.class_names = data.class_names
+        self.num_classes = len(data.class_names)
         self.sizes = {split: len(dataset) for split, dataset in self.datasets.items()}
         self.fingerprint = content_hash(
             {
-                "data": raw.fingerprint,
+                "data": data.fingerprint,
                 "skipped": skipped,
                 "rules": asdict(self.rules),
                 "preprocessing": preprocessing.as_dict(),
@@ -152,23 +153,24 @@ class Domain(LightningDataModule):
             return self.num_workers
         return 0 if isinstance(images, KeptImages) else min(num_cores(), MAX_WORKERS)
 
-    def _decode(
-        self, raw: RawDataset, preprocessing: Preprocessing
-    ) -> tuple[dict[str, tuple[Images, np.ndarray]], list[str]]:
-        """Images and labels of each split that the data come with, and the names of those left out."""
+    def _decode(self, preprocessing: Preprocessing) -> Decoded:
+        raw = self.reader.read()
         num_images = sum(len(split) for split in raw.splits.values())
         keep = num_bytes(num_images, preprocessing) <= self.memory_limit
-        splits, broken = {}, []
+        splits: dict[str, tuple[Images, np.ndarray]] = {}
+        broken: list[Unreadable] = []
         for name, split in raw.splits.items():
             images, unreadable = open_images(split, preprocessing, keep)
             splits[name] = (images, labels_of_readable(split, unreadable))
             broken += unreadable
-        return splits, self._refuse_or_skip(broken, raw)
+        return Decoded(raw.class_names, raw.fingerprint, raw.root, splits, broken)
 
-    def _refuse_or_skip(self, broken: list[Unreadable], raw: RawDataset) -> list[str]:
+    def _refuse_or_skip(self, data: Decoded) -> list[str]:
+        """The names of the images that are left out."""
+        broken, root = data.broken, data.root
         if not broken:
             return []
-        names = [(found.path.relative_to(raw.root) if raw.root else found.path).as_posix() for found in broken]
+        names = [(found.path.relative_to(root) if root else found.path).as_posix() for found in broken]
         noun = "image" if len(broken) == 1 else "images"
         listed = ", ".join(f"{name} ({found.reason})" for name, found in zip(names, broken, strict=True))
         if not self.skip_broken:

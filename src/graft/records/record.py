@@ -5,7 +5,9 @@ import os
 import platform
 import re
 from collections.abc import Iterable
+from copy import deepcopy
 from datetime import datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,11 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 
 def environment() -> dict[str, Any]:
     """What the run ran on."""
+    return deepcopy(_environment())
+
+
+@cache
+def _environment() -> dict[str, Any]:
     return {
         "graft": __version__,
         "python": platform.python_version(),

@@ -1,23 +1,28 @@
-"""Show what would be trained when, and at which learning rate; trains nothing.
+"""Show what would be trained when, at which learning rate and at what cost; trains nothing that is kept.
 
 Takes the choices and values of a run: graft plan strategy=gradual_unfreeze backbone=resnet20
 """
 
+import logging
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graft.cli.arguments import add_composition, command_parser, parse
 from graft.cli.compose import compose, hydra_application, refuse
-from graft.cli.jobs import check
+from graft.cli.jobs import check, log_to_terminal
 from graft.reports.console import make_console
+
+if TYPE_CHECKING:
+    from graft.estimate import Cost
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print the plan of a run; returns the exit code."""
     parser = command_parser("plan")
     add_composition(parser)
+    parser.add_argument("--no-trial", action="store_true", help="leave out time and memory, which a few steps tell")
     options = parse(parser, arguments)
     with hydra_application(options.config_dir) as hydra:
         config = compose(hydra.config_loader, options.overrides)
@@ -25,8 +30,54 @@ def main(arguments: Sequence[str]) -> int:
     from graft.build.assembly import build_experiment
     from graft.pipeline import plan
 
-    make_console().print(plan_table(plan(build_experiment(config))))
+    console, experiment = make_console(), build_experiment(config)
+    console.print(plan_table(plan(experiment)))
+    if not options.no_trial:
+        from graft.estimate import estimate_run
+        from graft.threads import paying_threads
+
+        log_to_terminal(logging.WARNING)
+        with paying_threads(experiment):
+            costs = estimate_run(experiment)
+        for line in cost_lines(costs):
+            console.print(line, soft_wrap=True)
     return 0
+
+
+def cost_lines(costs: Sequence["Cost"]) -> list[str]:
+    """`about 41 s: 2 s data, pretraining in the store, 39 s transfer`, and the memory of the largest phase."""
+    parts = [f"{cost.name} in the store" if cost.in_store else f"{seconds(cost.seconds)} {cost.name}" for cost in costs]
+    lines = [f"about {seconds(sum(cost.seconds for cost in costs))}: {', '.join(parts)}"]
+    memory = max((cost.memory for cost in costs if cost.memory), key=lambda memory: memory.total, default=None)
+    if memory is not None:
+        lines.append(
+            f"memory: about {mebibytes(memory.total)} beside data and libraries: {mebibytes(memory.parameters)} "
+            f"parameters, {mebibytes(memory.gradients)} gradients, {mebibytes(memory.optimizer)} optimizer, "
+            f"{mebibytes(memory.activations)} activations of one batch (measured)"
+        )
+    return lines
+
+
+def seconds(value: float) -> str:
+    """Seconds without more digits than an estimate has.
+
+    >>> seconds(0.44), seconds(41.3), seconds(7300)
+    ('0.4 s', '41 s', '2 h 2 min')
+    """
+    if value < 600:
+        return f"{value:.1f} s" if value < 9.95 else f"{value:.0f} s"
+    hours, minutes = divmod(round(value / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def mebibytes(num_bytes: int) -> str:
+    """Bytes as MiB.
+
+    >>> mebibytes(250_000), mebibytes(45 * 2**20)
+    ('0.2 MiB', '45 MiB')
+    """
+    value = num_bytes / 2**20
+    return f"{value:.1f} MiB" if value < 9.95 else f"{value:.0f} MiB"
 
 
 def plan_table(rows: Sequence[dict[str, Any]]) -> Any:

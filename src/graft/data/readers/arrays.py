@@ -1,5 +1,6 @@
 """Arrays in one `.npz` file."""
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -7,6 +8,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from graft.data.readers.base import RawDataset, RawSplit, hash_splits, nearest_path
+from graft.data.versions import file_version
 from graft.errors import UserError, did_you_mean
 
 SPLITS = ("train", "test", "val")
@@ -25,6 +27,10 @@ class Arrays:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path).expanduser()
+
+    def version(self) -> Hashable:
+        """Changes with the file."""
+        return file_version(self.path)
 
     def read(self) -> RawDataset:
         """Read and check the file.

@@ -43,7 +43,11 @@ class RawDataset:
 
 
 class Reader(Protocol):
-    """Reads one data set."""
+    """Reads one data set.
+
+    A reader may have `version() -> Hashable`, which is quick and changes whenever `read` would return something else
+    for the same settings; None says that it cannot tell. The jobs of a process then share what was read.
+    """
 
     def read(self) -> RawDataset:
         """Read it whole; image files are listed and hashed, not decoded.

@@ -54,6 +54,10 @@ class Glyphs:
     size: int = 32
     seed: int = 0
 
+    def version(self) -> str:
+        """The settings decide everything."""
+        return "rendered"
+
     def read(self) -> RawDataset:
         """Render both splits: uint8 [n, size, size].
 

@@ -1,7 +1,7 @@
 """Image files in folders: one folder per class, perhaps below one folder per split or per domain."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from graft.data.readers.base import RawDataset, RawSplit, hash_splits, nearest_path
+from graft.data.versions import files_version
 from graft.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -32,15 +33,25 @@ class ImageFolder:
     path: str | Path
     domain: str | Sequence[str] | None = None
 
+    def version(self) -> Hashable:
+        """Changes with the image files: one written, replaced, added or taken away."""
+        trees = (tree for part in self._parts() for tree in part.values())
+        return tuple((name, files_version(files)) for tree in trees for name, files in tree.files.items())
+
     def read(self) -> RawDataset:
         """List the image files; they are opened for the fingerprint only."""
         root = Path(self.path).expanduser()
-        check_is_folder(root)
-        parts = [split_trees(folder) for folder in self._folders(root)]
+        parts = self._parts()
         class_names = common_classes([tree for part in parts for tree in part.values()])
         splits = {name: gather([part[name] for part in parts], class_names) for name in common_splits(parts)}
         train, test, val = splits["train"], splits.get("test"), splits.get("val")
         return RawDataset(train, test, val, class_names, hash_splits([train, test, val], class_names), root)
+
+    def _parts(self) -> list[dict[str, "ClassTree"]]:
+        """The splits of the root, or of each chosen domain."""
+        root = Path(self.path).expanduser()
+        check_is_folder(root)
+        return [split_trees(folder) for folder in self._folders(root)]
 
     def _folders(self, root: Path) -> list[Path]:
         """The root itself, or the chosen domains in it."""

@@ -1,7 +1,7 @@
 """The data sets that torchvision knows, read from its files, and downloaded only when asked."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from torchvision import datasets
 
 from graft.data.readers.base import RawDataset, RawSplit, hash_splits
+from graft.data.versions import tree_version
 from graft.errors import UserError, did_you_mean
 
 Splits = dict[str, dict[str, Any]]  # our name of a split -> the constructor arguments that choose it
@@ -34,6 +35,10 @@ class TorchvisionSet:
     name: str
     path: str | Path
     download: bool = False
+
+    def version(self) -> Hashable:
+        """Changes with the files below the folder."""
+        return tree_version(Path(self.path).expanduser())
 
     def read(self) -> RawDataset:
         """Read every split.

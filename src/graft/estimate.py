@@ -1,0 +1,144 @@
+"""What a run will cost, from a trial of a few steps of each phase that is thrown away."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from graft.data.datasets import EpochSampler
+from graft.data.domain import Domain
+from graft.experiment import Experiment, Training
+from graft.features import FeatureCache
+from graft.keys import stage_key
+from graft.models.network import Network
+from graft.numerics import settle
+from graft.pipeline import load_domains, source_network, target_network, target_settings
+from graft.records.store import Store
+from graft.stage import Stage
+from graft.strategies.phases import ResolvedPhase
+from graft.trial import Memory, Patient, Times, Trial, small_part
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much there is to do in a phase."""
+
+    epochs: int
+    train_batches: int  # an epoch
+    val_batches: int  # an epoch
+    images: int  # of the train and val splits
+    solved: bool = False  # a closed form looks at every image before the first epoch
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage of a run will take."""
+
+    name: str  # "pretraining", "transfer", or "baseline <name>"
+    seconds: float
+    in_store: bool = False  # it was trained before, and will take no time
+    memory: Memory | None = None  # of its largest phase
+
+
+Measure = Callable[[Stage, Network, ResolvedPhase], Trial]
+
+
+def phase_seconds(times: Times, work: Work) -> float:
+    """Seconds that a phase takes."""
+    an_epoch = work.train_batches * times.step + work.val_batches * times.validation + times.epoch
+    looks = int(times.from_features) + int(work.solved)
+    return work.epochs * an_epoch + looks * work.images * times.inference
+
+
+def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list[Cost]:
+    """The costs of reading the data and of every stage; nothing is kept but what `auto` was found to stand for.
+
+    Several devices are taken for one. A phase that ends at a plateau is taken to last as long as it may.
+
+    Args:
+        experiment: what would be run.
+        measure: tries one phase; by default a `Patient`.
+
+    Raises:
+        UserError: what the user pointed at cannot be used.
+    """
+    started = time.monotonic()
+    weights = load_domains(experiment)
+    costs = [Cost("data", time.monotonic() - started)]
+    measure = measure or Patient()
+    store = Store(experiment.store)
+    experiment, _ = settle(experiment, lambda: target_network(experiment), store)
+    transfer = experiment.transfer
+    settings, target = target_settings(experiment), experiment.target
+    source, pretrain = experiment.source, experiment.pretrain
+    if transfer.strategy.initialize == "source" and source is not None:
+        start = weights.sha256 if weights else None
+        key = stage_key(experiment, pretrain, experiment.config["pretrain"], source, start)
+        if store.entry("backbone", key) is not None:
+            costs.append(Cost("pretraining", 0.0, in_store=True))
+        else:
+            network = source_network(experiment, pretrain.seed)
+            costs.append(stage_cost("pretraining", pretrain, network, source, measure, experiment.features_limit))
+    stages = {"transfer": transfer}
+    stages |= {f"baseline {name}": replace(transfer, strategy=how) for name, how in experiment.baselines.items()}
+    for name, training in stages.items():
+        key = stage_key(experiment, training, settings, target, None)
+        itself = training.strategy == transfer.strategy and transfer.strategy.initialize == "scratch"
+        if name != "transfer" and (itself or store.entry("baseline", key) is not None):
+            costs.append(Cost(name, 0.0, in_store=True))
+        else:
+            network = target_network(experiment)
+            costs.append(stage_cost(name, training, network, target, measure, experiment.features_limit))
+    return costs
+
+
+def stage_cost(
+    name: str, training: Training, network: Network, domain: Domain, measure: Measure, features_limit: int
+) -> Cost:
+    """Try every phase on a small part of the domain and reckon up what the whole takes, scoring on test and val too."""
+    seconds, memories, inference = 0.0, [], 0.0
+    part = small_part(domain)
+    with TemporaryDirectory() as folder:
+        # As much of the limit as is this part's, so that it caches what the whole would.
+        limit = features_limit * part.sizes["train"] // domain.sizes["train"]
+        cache = FeatureCache(Store(Path(folder) / "store"), limit)
+        stage = Stage("trial", "trial", training, part, None, training.seed, Path(folder), None, cache)
+        for phase in training.strategy.resolve(network, training.max_epochs):
+            solved = bool(network.solved_names())
+            if not (phase.trained_names or solved):
+                continue
+            trial = measure(stage, network, phase)
+            work = phase_work(training, domain, phase, solved)
+            seconds += phase_seconds(trial.times, work)
+            inference = trial.times.inference
+            memories.append(trial.memory)
+    scoring = inference * (domain.sizes["test"] + domain.sizes["val"])
+    return Cost(name, seconds + scoring, memory=max(memories, key=lambda memory: memory.total, default=None))
+
+
+def phase_work(training: Training, domain: Domain, phase: ResolvedPhase, solved: bool) -> Work:
+    """How much a phase of a stage has to do, within the trainer's limits on batches."""
+    settings = getattr(training.trainer, "keywords", {})
+    train, val = (
+        limited(num_batches(domain, split), settings.get(f"limit_{split}_batches")) for split in ("train", "val")
+    )
+    epochs = phase.max_epochs if phase.trained_names else 0
+    return Work(epochs, train, val, domain.sizes["train"] + domain.sizes["val"], solved)
+
+
+def num_batches(domain: Domain, split: str) -> int:
+    """Batches of an epoch."""
+    size = domain.sizes[split]
+    return len(EpochSampler(size, domain.batch_size)) if size else 0
+
+
+def limited(num: int, limit: float | None) -> int:
+    """The batches that are left by a trainer's limit: a number of them, or a share.
+
+    >>> limited(40, 3), limited(40, 0.5), limited(40, None)
+    (3, 20, 40)
+    """
+    if limit is None:
+        return num
+    return min(num, limit) if isinstance(limit, int) else int(num * limit)
