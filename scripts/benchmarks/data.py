@@ -87,6 +87,7 @@ def folder_domain(folder: Path, cache: Path) -> Domain:
         test_fraction=0.01,
         batch_size=64,
         memory_limit_gib=0.0,
+        cache=cache,
         augmentation=Augmentation(flip=True, resized_crop=(0.08, 1.0)),
     )
 

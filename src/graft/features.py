@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class FeatureView:
 
 
 class FeatureDataset(Dataset[LabelledBatch]):
-    """Rows of cached features; indexed by lists of positions."""
+    """Rows of cached features; indexed by positions [n]."""
 
     def __init__(self, features: Features) -> None:
         self.features = features
@@ -57,8 +58,8 @@ class FeatureDataset(Dataset[LabelledBatch]):
     def __len__(self) -> int:
         return len(self.features.y)
 
-    def __getitem__(self, positions: list[int]) -> LabelledBatch:
-        index = torch.as_tensor(positions)
+    def __getitem__(self, positions: np.ndarray) -> LabelledBatch:
+        index = torch.from_numpy(positions)
         return LabelledBatch(self.features.x[index], self.features.y[index], index)
 
 

@@ -42,11 +42,16 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", 
 
 # Parts of the configuration that say where a run writes and what it shows, not what it computes.
 NOT_IDENTITY = ("paths", "logger", "hydra")
+NOT_IDENTITY_OF_A_DOMAIN = ("cache", "cache_limit_gib")
 
 
 def run_identity(config: dict[str, Any]) -> str:
     """Eight hex digits that two runs share when they compute the same."""
-    return content_hash(_with_rules_in_order({k: v for k, v in config.items() if k not in NOT_IDENTITY}))[:8]
+    kept = {name: value for name, value in config.items() if name not in NOT_IDENTITY}
+    for domain in ("source", "target"):
+        if isinstance(kept.get(domain), dict):
+            kept[domain] = {k: v for k, v in kept[domain].items() if k not in NOT_IDENTITY_OF_A_DOMAIN}
+    return content_hash(_with_rules_in_order(kept))[:8]
 
 
 def _with_rules_in_order(value: Any) -> Any:
