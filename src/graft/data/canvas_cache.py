@@ -51,7 +51,7 @@ class CanvasFile:
 class CanvasCache:
     """Entries are `<root>/<key>.u8`, the canvases, with `<root>/<key>.json`, which is written last and read first.
 
-    An entry that does not match the checksum in its JSON is made again. All files together stay below the limit:
+    An entry that does not match the checksum in its JSON is made again. All canvases together stay within the limit:
     the entries that were used least recently go first. A run that has mapped an entry keeps it until it ends.
 
     Args:

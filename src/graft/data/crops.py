@@ -77,9 +77,7 @@ def random_resized_crop(
     return sample_boxes(x.float(), tops, lefts, heights, widths, size, flip)
 
 
-def random_boxes(
-    x: Tensor, shares: tuple[float, float], generator: Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_boxes(x: Tensor, shares: tuple[float, float], generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Tops, lefts, heights and widths int64 [n], in pixels of images [n, c, h, w]."""
     num, (height, width) = len(x), x.shape[2:]
     area = uniform(num, *shares, generator)
