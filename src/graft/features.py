@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
@@ -183,7 +184,7 @@ class FeatureView:
 
 @dataclass(frozen=True)
 class FeatureDataset(Dataset[LabelledBatch]):
-    """Rows of cached features with their labels; indexed by lists of positions."""
+    """Rows of cached features with their labels; indexed by positions int64 [n]."""
 
     x: Tensor  # [n, ...]
     y: Tensor  # [n] class indices
@@ -191,8 +192,8 @@ class FeatureDataset(Dataset[LabelledBatch]):
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, positions: list[int]) -> LabelledBatch:
-        index = torch.as_tensor(positions)
+    def __getitem__(self, positions: np.ndarray) -> LabelledBatch:
+        index = torch.from_numpy(positions)
         return LabelledBatch(self.x[index], self.y[index], index)
 
 

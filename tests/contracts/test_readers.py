@@ -44,7 +44,7 @@ def plain(name: str, **settings: Any) -> dict[str, Any]:
     for key, value in settings.items():
         if key in set(node):  # `in node` would be false for a value that is missing
             node[key] = value
-    root = OmegaConf.create({"target": node, "paths": {"data": settings.get("path", "data")}})
+    root = OmegaConf.create({"target": node, "paths": {"data": settings.get("path", "data"), "store": "store"}})
     values = OmegaConf.to_container(root, resolve=True)
     assert isinstance(values, dict)
     return values["target"]  # type: ignore[no-any-return]
@@ -88,7 +88,8 @@ READABLE = [name for name in NAMES if name != "none" and ("path" not in set(merg
 
 def read(name: str, folder: Path) -> dict[str, Any]:
     """Values of a domain whose data are there, small."""
-    return plain(name, **SMALL, path=str(WRITERS[name](folder)) if name in WRITERS else None)
+    path = str(WRITERS[name](folder)) if name in WRITERS else None
+    return plain(name, **SMALL, path=path, cache=str(folder / "cache"))
 
 
 def test_every_reader_is_reached_from_a_yaml() -> None:

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graft.data.augment import Augmentation, centre_crop, mix, random_crop, random_resized_crop
+from graft.data.augment import Augmentation, mix
+from graft.data.crops import centre_crop, random_crop, random_resized_crop
 from graft.errors import UserError
 
 

@@ -19,7 +19,7 @@ SIZE = st.integers(1, 70)
 def batches(*args: object, epoch: int = 0, **settings: object) -> list[list[int]]:
     sampler = EpochSampler(*args, **settings)  # type: ignore[arg-type]
     sampler.set_epoch(epoch)
-    found = list(sampler)
+    found = [batch.tolist() for batch in sampler]
     assert len(found) == len(sampler)
     return found
 
@@ -92,7 +92,7 @@ def test_a_loader_gives_whole_batches(images: KeptImages, num_workers: int) -> N
 
 def test_unlabelled_images_hold_no_labels(images: KeptImages) -> None:
     dataset = UnlabelledImages(images, torch.tensor([5, 3, 1]))
-    batch = dataset[[2, 0]]
+    batch = dataset[np.array([2, 0])]
     assert isinstance(batch, UnlabelledBatch)
     assert batch._fields == ("x", "positions")
     assert batch.x[:, 0, 0, 0].tolist() == [1, 5]

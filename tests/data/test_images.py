@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from graft.data.images import ImageFiles, KeptImages, ResizedImages, Unreadable, decode, open_images, resize, resize_all
+from graft.data.decoding import Unreadable, decode
+from graft.data.images import ImageFiles, KeptImages, ResizedImages, open_images, resize, resize_all
 from graft.data.preprocessing import Preprocessing
 from graft.data.readers.base import RawSplit
 from graft.errors import UserError

@@ -1,4 +1,4 @@
-"""Random views of whole batches, every draw from a given generator."""
+"""What is random in training, and the mixing of images; every draw from a given generator."""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from graft.errors import UserError
 
-MIN_LOG_ASPECT, MAX_LOG_ASPECT = math.log(3 / 4), math.log(4 / 3)
-
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -20,11 +18,14 @@ class Augmentation:
     crop_padding: int = 0  # pad the canvas by so many black pixels, then crop at random
     flip: bool = False  # mirror half of the images
     resized_crop: tuple[float, float] | None = None  # smallest and largest share of the canvas that a crop covers
+    brightness: float = 0.0  # each of these three is changed by factors from 1 - strength to 1 + strength
+    contrast: float = 0.0
+    saturation: float = 0.0
     mixup: float = 0.0  # alpha of the beta distribution of mixing weights
     cutmix: float = 0.0  # alpha of the beta distribution of the share that is kept
 
     def __post_init__(self) -> None:
-        for name in ("crop_padding", "mixup", "cutmix"):
+        for name in ("crop_padding", "brightness", "contrast", "saturation", "mixup", "cutmix"):
             if getattr(self, name) < 0:
                 raise UserError(f"augmentation.{name}={getattr(self, name)}: expected a number from 0")
         if self.resized_crop is not None:
@@ -42,56 +43,10 @@ class Augmentation:
         """Whether anything is random."""
         return self != Augmentation()
 
-
-def uniform(num: int, low: float, high: float, generator: Generator) -> Tensor:
-    """`num` draws from [low, high) on the generator's device."""
-    return torch.rand(num, generator=generator, device=generator.device) * (high - low) + low
-
-
-def coin(num: int, generator: Generator) -> Tensor:
-    """`num` fair draws of true or false."""
-    return torch.rand(num, generator=generator, device=generator.device) < 0.5
-
-
-def centre_crop(x: Tensor, size: int) -> Tensor:
-    """The middle [n, c, size, size] of images [n, c, h, w]."""
-    top, left = (x.shape[2] - size) // 2, (x.shape[3] - size) // 2
-    return x[:, :, top : top + size, left : left + size]
-
-
-def random_crop(x: Tensor, size: int, padding: int, flip: Tensor, generator: Generator) -> Tensor:
-    """Crops [n, c, size, size] at random places of images padded with zeros; `flip` [n] says which to mirror."""
-    num, _, height, width = x.shape
-    x = functional.pad(x, [padding] * 4)
-    span = torch.arange(size, device=x.device)
-    tops, lefts = (
-        torch.randint(edge + 2 * padding - size + 1, (num, 1), generator=generator, device=x.device)
-        for edge in (height, width)
-    )
-    rows, columns = tops + span, lefts + torch.where(flip[:, None], span.flip(0), span)
-    batch = torch.arange(num, device=x.device)
-    return x[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def random_resized_crop(
-    x: Tensor, size: int, shares: tuple[float, float], flip: Tensor, generator: Generator
-) -> Tensor:
-    """Boxes of random area and shape of float images [n, c, h, w], brought to [n, c, size, size].
-
-    Areas are `shares` of the image, aspect ratios 3/4 to 4/3 (Szegedy et al., "Going Deeper with Convolutions",
-    CVPR 2015, section 6); a box that would be longer than the image is cut to it.
-    """
-    num = len(x)
-    area = uniform(num, *shares, generator)
-    aspect = uniform(num, MIN_LOG_ASPECT, MAX_LOG_ASPECT, generator).exp()
-    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    theta = torch.zeros(num, 2, 3, device=x.device)
-    theta[:, 0, 0] = torch.where(flip, -width, width)
-    theta[:, 1, 1] = height
-    theta[:, 0, 2] = uniform(num, -1, 1, generator) * (1 - width)
-    theta[:, 1, 2] = uniform(num, -1, 1, generator) * (1 - height)
-    grid = functional.affine_grid(theta, [num, x.shape[1], size, size], align_corners=False)
-    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    @property
+    def changes_colour(self) -> bool:
+        """Whether brightness, contrast or saturation is random."""
+        return bool(self.brightness or self.contrast or self.saturation)
 
 
 def mix(

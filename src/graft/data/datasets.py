@@ -25,9 +25,9 @@ class LabelledImages(Dataset[LabelledBatch]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, indices: list[int]) -> LabelledBatch:
-        """The batch of the samples `indices`: uint8 [n, c, canvas, canvas], class indices [n], positions [n]."""
-        index = torch.as_tensor(indices)
+    def __getitem__(self, indices: np.ndarray) -> LabelledBatch:
+        """The batch of the samples `indices` [n]: uint8 [n, c, canvas, canvas], class indices [n], positions [n]."""
+        index = torch.from_numpy(indices)
         return LabelledBatch(self.images.canvases(self.positions[index]), self.labels[index], index)
 
 
@@ -41,14 +41,14 @@ class UnlabelledImages(Dataset[UnlabelledBatch]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, indices: list[int]) -> UnlabelledBatch:
-        """The batch of the samples `indices`: uint8 [n, c, canvas, canvas], positions [n]."""
-        index = torch.as_tensor(indices)
+    def __getitem__(self, indices: np.ndarray) -> UnlabelledBatch:
+        """The batch of the samples `indices` [n]: uint8 [n, c, canvas, canvas], positions [n]."""
+        index = torch.from_numpy(indices)
         return UnlabelledBatch(self.images.canvases(self.positions[index]), index)
 
 
-class EpochSampler(Sampler[list[int]]):
-    """The batches of an epoch, as lists of positions, for `DataLoader(dataset, sampler=..., batch_size=None)`.
+class EpochSampler(Sampler[np.ndarray]):
+    """The batches of an epoch, as positions int64 [n], for `DataLoader(dataset, sampler=..., batch_size=None)`.
 
     Every sample comes exactly once, over all ranks together, in batches whose sizes differ by one at most, so there is
     no tiny last batch; every rank has as many batches as the others. The order is a function of the seed and the epoch.
@@ -95,10 +95,9 @@ class EpochSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.num_batches
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[np.ndarray]:
         order = np.arange(self.num_samples)
         if self.shuffle:
             rng = np.random.default_rng(stable_seed(self.seed, self.first_epoch + self.epoch))
             order = rng.permutation(self.num_samples)
-        for batch in np.array_split(order, self.num_batches * self.world_size)[self.rank :: self.world_size]:
-            yield batch.tolist()
+        yield from np.array_split(order, self.num_batches * self.world_size)[self.rank :: self.world_size]

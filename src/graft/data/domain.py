@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from torch.utils.data import DataLoader
 
 from graft.batch import LabelledBatch, UnlabelledBatch
 from graft.data.augment import Augmentation
+from graft.data.canvas_cache import CanvasCache
 from graft.data.datasets import EpochSampler, LabelledImages, UnlabelledImages
-from graft.data.images import Images, KeptImages, Unreadable, num_bytes, open_images
+from graft.data.decoding import Unreadable
+from graft.data.images import ImageFiles, Images, ResizedImages, num_bytes, open_images
 from graft.data.preprocessing import Preprocessing
 from graft.data.readers.base import RawSplit, Reader, num_cores
 from graft.data.shared import Decoded, shared
@@ -41,10 +44,14 @@ class Domain(LightningDataModule):
         test_fraction: share held out for testing where the data come without a test split.
         split_seed: what splits and budgets are drawn from, and nothing else is.
         batch_size: samples in a batch of one device.
-        num_workers: processes that load; None uses none for images in memory and one a core for others.
+        num_workers: processes that load; None uses one a core where images are decoded or resized in every epoch anew,
+            and none for images in memory or in the cache.
         augmentation: what is random in training; None, or with all parts off, trains on fixed views.
         skip_broken: leave out images that cannot be decoded, and name them, instead of refusing.
-        memory_limit_gib: images that would take more on their canvas are decoded in every epoch anew.
+        memory_limit_gib: images that would take more on their canvas are not kept in memory.
+        cache: folder for the canvases of image files, which later epochs and runs read instead of decoding; None uses
+            none, and decodes images that are not kept in memory in every epoch anew.
+        cache_limit_gib: the most that this folder may hold; what was used least recently is removed. 0 uses no cache.
     """
 
     def __init__(
@@ -61,6 +68,8 @@ class Domain(LightningDataModule):
         augmentation: Augmentation | None = None,
         skip_broken: bool = False,
         memory_limit_gib: float = 2.0,
+        cache: str | Path | None = None,
+        cache_limit_gib: float = 20.0,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -73,6 +82,7 @@ class Domain(LightningDataModule):
         self.augmentation = augmentation if augmentation is not None and augmentation.any else None
         self.skip_broken = skip_broken
         self.memory_limit = memory_limit_gib * 2**30
+        self.cache = CanvasCache(Path(cache), cache_limit_gib * 2**30) if cache and cache_limit_gib else None
         self.preprocessing: Preprocessing | None = None
 
     def load(self, preprocessing: Preprocessing) -> None:
@@ -151,7 +161,7 @@ class Domain(LightningDataModule):
     def _num_workers(self, images: Images) -> int:
         if self.num_workers is not None:
             return self.num_workers
-        return 0 if isinstance(images, KeptImages) else min(num_cores(), MAX_WORKERS)
+        return min(num_cores(), MAX_WORKERS) if isinstance(images, ImageFiles | ResizedImages) else 0
 
     def _decode(self, preprocessing: Preprocessing) -> Decoded:
         raw = self.reader.read()
@@ -160,7 +170,7 @@ class Domain(LightningDataModule):
         splits: dict[str, tuple[Images, np.ndarray]] = {}
         broken: list[Unreadable] = []
         for name, split in raw.splits.items():
-            images, unreadable = open_images(split, preprocessing, keep)
+            images, unreadable = open_images(split, preprocessing, keep, self.cache, f"{raw.fingerprint} {name}")
             splits[name] = (images, labels_of_readable(split, unreadable))
             broken += unreadable
         return Decoded(raw.class_names, raw.fingerprint, raw.root, splits, broken)

@@ -1,25 +1,22 @@
-"""Images on their canvas: decoded once and kept, or brought to it each time they are asked for."""
+"""Images on their canvas: kept in memory, mapped from the cache, or brought to it each time they are asked for."""
 
-import struct
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
+from graft.data.batchwise import gather
+from graft.data.canvas_cache import CanvasCache, CanvasFile, canvas_key
+from graft.data.decoding import Unreadable, centre, check_all, decode, decode_all, resized_shape
 from graft.data.preprocessing import Preprocessing
-from graft.data.readers.base import RawSplit, num_cores
+from graft.data.readers.base import RawSplit
 from graft.errors import UserError
 
-# What Pillow raises on files that are not images, are damaged or are cut off.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 CHUNK = 1024  # images resized at once
 
 
@@ -43,7 +40,22 @@ class KeptImages:
 
     def canvases(self, positions: Tensor) -> Tensor:
         """uint8 [n, c, canvas, canvas] of positions [n]."""
-        return self.tensor[positions]
+        return gather(self.tensor, positions)
+
+
+@dataclass(frozen=True)
+class MappedImages:
+    """Canvases in the cache, of which the system keeps in memory what it has room for."""
+
+    file: CanvasFile
+    rows: Tensor  # int64 [n], those of the file's canvases that could be decoded
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def canvases(self, positions: Tensor) -> Tensor:
+        """uint8 [n, c, canvas, canvas] of positions [n]."""
+        return gather(self.file.canvases, self.rows[positions])
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ class ResizedImages:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files too many to keep."""
+    """Image files too many to keep, where there is no cache."""
 
     paths: Sequence[Path]
     preprocessing: Preprocessing
@@ -86,100 +98,62 @@ class ImageFiles:
         return torch.from_numpy(np.stack([row for row in rows if isinstance(row, np.ndarray)]))
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """An image file that cannot be decoded."""
-
-    path: Path
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path} ({self.reason})"
-
-
 def num_bytes(num_images: int, preprocessing: Preprocessing) -> int:
     """Memory that so many canvases take."""
     return num_images * preprocessing.channels * preprocessing.canvas**2
 
 
-def open_images(split: RawSplit, preprocessing: Preprocessing, keep: bool) -> tuple[Images, list[Unreadable]]:
+def open_images(
+    split: RawSplit, preprocessing: Preprocessing, keep: bool, cache: CanvasCache | None = None, content: str = ""
+) -> tuple[Images, list[Unreadable]]:
     """The images of a split on their canvas, and those that cannot be decoded, which are left out of it.
 
-    Every file is decoded once, whether it is kept or not.
+    Args:
+        split: arrays or files.
+        preprocessing: says what the canvas is.
+        keep: whether to keep all canvases in memory.
+        cache: where the canvases of files are looked for, and left for later; None decodes them for this run alone.
+        content: hash of the files' content.
     """
     if isinstance(split.images, np.ndarray):
         if keep:
             return KeptImages(resize_all(split.images, preprocessing)), []
         return ResizedImages(split.images, preprocessing), []
+    cached = _open_cached(split.images, preprocessing, cache, content) if cache else None
+    if cached:
+        images, broken = cached
+        return (KeptImages(images.canvases(torch.arange(len(images)))) if keep else images), broken
     if keep:
-        return _decode_all(split.images, preprocessing)
-    with ThreadPoolExecutor(num_cores()) as pool:
-        broken = [found for found in pool.map(check, split.images) if found is not None]
+        return _decode_into_memory(split.images, preprocessing)
+    broken = check_all(split.images)
     missing = {found.path for found in broken}
     return ImageFiles([path for path in split.images if path not in missing], preprocessing), broken
 
 
-def _decode_all(paths: Sequence[Path], preprocessing: Preprocessing) -> tuple[KeptImages, list[Unreadable]]:
+def _open_cached(
+    paths: Sequence[Path], preprocessing: Preprocessing, cache: CanvasCache, content: str
+) -> tuple[MappedImages, list[Unreadable]] | None:
+    """Canvases in the cache, brought there if need be; None where that cannot be done."""
+    key = canvas_key(content, preprocessing)
+    shape = (len(paths), preprocessing.channels, preprocessing.canvas, preprocessing.canvas)
+    file = cache.get_or_fill(key, shape, lambda put: sorted(decode_all(paths, preprocessing, put)))
+    if file is None:
+        return None
+    broken = [decode(paths[position], preprocessing) for position in file.missing]
+    unreadable = [found for found in broken if isinstance(found, Unreadable)]
+    if len(unreadable) < len(broken):  # what kept a file from being read has passed, and the cache is behind
+        cache.discard(key)
+        return None
+    rows = np.delete(np.arange(len(paths)), file.missing)
+    return MappedImages(file, torch.from_numpy(rows)), unreadable
+
+
+def _decode_into_memory(paths: Sequence[Path], preprocessing: Preprocessing) -> tuple[KeptImages, list[Unreadable]]:
     side = preprocessing.canvas
     canvases = np.empty((len(paths), preprocessing.channels, side, side), dtype=np.uint8)
-    broken: list[Unreadable] = []
-    num_good = 0
-    with ThreadPoolExecutor(num_cores()) as pool:
-        for found in pool.map(lambda path: decode(path, preprocessing), paths):
-            if isinstance(found, Unreadable):
-                broken.append(found)
-            else:
-                canvases[num_good] = found
-                num_good += 1
-    return KeptImages(torch.from_numpy(canvases[:num_good])), broken
-
-
-def decode(path: Path, preprocessing: Preprocessing) -> np.ndarray | Unreadable:
-    """One image file as uint8 [c, canvas, canvas], upright, its shorter edge resized and its centre cropped."""
-    try:
-        with Image.open(path) as image:
-            picture = _with_channels(ImageOps.exif_transpose(image), preprocessing.channels)
-    except UNREADABLE as error:
-        return Unreadable(path, _reason(error))
-    side = preprocessing.canvas
-    width, height = _resized_shape(picture.width, picture.height, side)
-    picture = picture.resize((width, height), PILLOW_FILTERS[preprocessing.interpolation])
-    left, top = _centre(width, side), _centre(height, side)
-    pixels = np.asarray(picture.crop((left, top, left + side, top + side)))
-    return pixels[None] if preprocessing.channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def check(path: Path) -> Unreadable | None:
-    """Decode one image file as coarsely as its format allows, only to see whether it can be."""
-    try:
-        with Image.open(path) as image:
-            image.draft(None, (1, 1))
-            image.load()
-    except UNREADABLE as error:
-        return Unreadable(path, _reason(error))
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _with_channels(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def _resized_shape(width: int, height: int, side: int) -> tuple[int, int]:
-    """Width and height once the shorter edge is `side`."""
-    shorter = min(width, height)
-    return int(side * width / shorter), int(side * height / shorter)
-
-
-def _centre(length: int, side: int) -> int:
-    return round((length - side) / 2)
+    broken = decode_all(paths, preprocessing, canvases.__setitem__)
+    readable = np.delete(canvases, list(broken), axis=0) if broken else canvases
+    return KeptImages(torch.from_numpy(readable)), list(broken.values())
 
 
 def resize_all(images: np.ndarray, preprocessing: Preprocessing) -> Tensor:
@@ -205,12 +179,12 @@ def resize(images: np.ndarray, preprocessing: Preprocessing) -> Tensor:
     if x.shape[1] == 3 and preprocessing.channels == 1:
         x = _grey(x)
     side = preprocessing.canvas
-    width, height = _resized_shape(x.shape[3], x.shape[2], side)
+    width, height = resized_shape(x.shape[3], x.shape[2], side)
     if (height, width) != x.shape[2:]:
         x = functional.interpolate(
             x, (height, width), mode=preprocessing.interpolation, align_corners=False, antialias=True
         )
-    top, left = _centre(height, side), _centre(width, side)
+    top, left = centre(height, side), centre(width, side)
     return x[:, :, top : top + side, left : left + side].contiguous()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from graft.data.images import Images, Unreadable
+from graft.data.decoding import Unreadable
+from graft.data.images import Images
 from graft.data.readers.base import Reader
 
 MAX_BYTES = 2**31  # decoded images that stay in memory when nobody uses them

@@ -1,10 +1,15 @@
 """What a batch goes through between the loader and the network."""
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from graft.batch import LabelledBatch
-from graft.data.augment import Augmentation, centre_crop, coin, mix, random_crop, random_resized_crop
+from graft.data.augment import Augmentation, mix
+from graft.data.batchwise import scale_and_shift
+from graft.data.colour import jitter_colour
+from graft.data.crops import centre_crop, mirror, random_crop, random_resized_crop
+from graft.data.draws import coin
 from graft.data.preprocessing import Preprocessing
 
 
@@ -21,6 +26,9 @@ class View:
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.num_classes = num_classes
+        mean, std = (np.array(values).reshape(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        self.scale = torch.from_numpy((1 / (255 * std)).astype(np.float32))  # [c, 1, 1]
+        self.shift = torch.from_numpy((-mean / std).astype(np.float32))
 
     def train(self, batch: LabelledBatch, generator: Generator) -> LabelledBatch:
         """Random views [n, c, size, size] of canvases uint8 [n, c, canvas, canvas]; every draw is from `generator`.
@@ -30,7 +38,10 @@ class View:
         how = self.augmentation
         if how is None:
             return batch._replace(x=self.evaluate(batch.x))
-        x, y = self.normalise(self._place(batch.x, how, generator)), batch.y
+        x, y = self._place(batch.x, how, generator), batch.y
+        if how.changes_colour:
+            x = jitter_colour(x, how.brightness, how.contrast, how.saturation, generator)
+        x = self.normalise(x)
         if how.mixup or how.cutmix:
             x, y = mix(x, y, self.num_classes, how.mixup, how.cutmix, generator)
         return LabelledBatch(x, y, batch.positions)
@@ -41,19 +52,20 @@ class View:
 
     def normalise(self, x: Tensor) -> Tensor:
         """Values 0..255 to the backbone's scale, computed in float32 and given in the default float type."""
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32).to(x.device, non_blocking=True).view(1, -1, 1, 1)
-            for values in (self.preprocessing.mean, self.preprocessing.std)
-        )
-        return ((x.float() / 255 - mean) / std).to(torch.get_default_dtype())
+        if self.scale.device != x.device:
+            self.scale, self.shift = self.scale.to(x.device), self.shift.to(x.device)
+        if x.device.type == "cpu":
+            x = scale_and_shift(x, self.scale, self.shift)
+        else:
+            x = torch.addcmul(self.shift, x.float(), self.scale)
+        return x.to(torch.get_default_dtype())
 
     def _place(self, x: Tensor, how: Augmentation, generator: Generator) -> Tensor:
         """Where in the canvas each view lies, and which are mirrored."""
         size = self.preprocessing.size
         flip = coin(len(x), generator) if how.flip else torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if how.resized_crop is not None:
-            return random_resized_crop(x.float(), size, how.resized_crop, flip, generator)
+            return random_resized_crop(x, size, how.resized_crop, flip, generator)
         if how.crop_padding:
             return random_crop(x, size, how.crop_padding, flip, generator)
-        x = centre_crop(x, size)
-        return torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
+        return mirror(centre_crop(x, size), flip)

@@ -42,13 +42,23 @@ REQUIRED_WHEN_DONE = (
 )
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "timm")
 
+IMAGE_CACHES = tuple(f"{domain}.{key}" for domain in ("source", "target") for key in ("cache", "cache_limit_gib"))
 # Parts of the configuration that say where a run writes and what it shows, not what it computes.
-NOT_IDENTITY = ("paths", "logger", "hydra", "features")
+NOT_IDENTITY = ("paths", "logger", "hydra", "features", *IMAGE_CACHES)
 
 
 def run_identity(config: dict[str, Any]) -> str:
     """Eight hex digits that two runs share when they compute the same."""
-    return content_hash(_with_rules_in_order({k: v for k, v in config.items() if k not in NOT_IDENTITY}))[:8]
+    return content_hash(_with_rules_in_order(_what_is_computed(config)))[:8]
+
+
+def _what_is_computed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The configuration without the keys, dotted ones too, that are no part of a run's identity."""
+    return {
+        key: _what_is_computed(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in config.items()
+        if f"{prefix}{key}" not in NOT_IDENTITY
+    }
 
 
 def _with_rules_in_order(value: Any) -> Any:

@@ -1,0 +1,215 @@
+"""Decoded canvases on disk: made once, mapped into memory by every run that comes after, the oldest thrown out."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import PIL
+import torch
+from torch import Tensor
+
+from graft.data.preprocessing import Preprocessing
+from graft.data.readers.base import hash_parts, num_cores
+from graft.errors import UserError
+from graft.records.files import LockHeldError, atomic_write_json, file_lock, read_json, sync_folder, temporary_beside
+from graft.records.hashing import content_hash
+
+log = logging.getLogger(__name__)
+
+Shape = tuple[int, int, int, int]
+Put = Callable[[int, np.ndarray], None]  # position, canvas uint8 [c, canvas, canvas]
+DECODER = 1  # to be raised where `decode` comes to give other canvases for the same files
+
+
+@dataclass(frozen=True)
+class CanvasFile:
+    """Canvases that lie in a file one after the other."""
+
+    path: Path
+    shape: Shape  # n, c, canvas, canvas
+    missing: Sequence[int]  # positions of the files that could not be decoded
+
+    @cached_property
+    def canvases(self) -> Tensor:
+        """uint8 [n, c, canvas, canvas], mapped; they stay readable when the file's name is removed."""
+        num = prod(self.shape)
+        return torch.from_file(str(self.path), shared=False, size=num, dtype=torch.uint8).view(self.shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CanvasFile, (self.path, self.shape, self.missing)  # another process maps the file itself
+
+
+class CanvasCache:
+    """Entries are `<root>/<key>.u8`, the canvases, with `<root>/<key>.json`, which is written last and read first.
+
+    An entry that does not match the checksum in its JSON is made again. All canvases together stay within the limit:
+    the entries that were used least recently go first. A run that has mapped an entry keeps it until it ends.
+
+    Args:
+        root: the folder, which is made where it is missing.
+        limit: bytes.
+    """
+
+    def __init__(self, root: Path, limit: float) -> None:
+        self.root = root.expanduser()
+        self.limit = limit
+
+    def get_or_fill(self, key: str, shape: Shape, fill: Callable[[Put], Sequence[int]]) -> CanvasFile | None:
+        """The canvases under `key`; where there are none, `fill` hands each to the function that it is given.
+
+        Several processes that ask at once do the work once. `fill` returns the positions that it has no canvas for.
+
+        Returns:
+            None where the canvases are beyond the limit, or the folder cannot be written.
+        """
+        if prod(shape) > self.limit:
+            log.info("images take more than the cache may hold (%.1f GiB): not cached", prod(shape) / 2**30)
+            return None
+        try:
+            with self._lock(key):
+                return self._open(key, shape) or self._make(key, shape, fill)
+        except OSError as error:
+            log.warning("images are not cached: %s", error)
+            return None
+
+    def discard(self, key: str) -> None:
+        """Remove an entry."""
+        with file_lock(self._lock_path(key)):
+            self._remove(key)
+
+    def _open(self, key: str, shape: Shape) -> CanvasFile | None:
+        """The entry if it is whole."""
+        about, data = self._paths(key)
+        if not about.exists():
+            return None
+        try:
+            found = read_json(about)
+            file = CanvasFile(data, shape, found["missing"])
+            whole = data.stat().st_size == prod(shape) and checksum(file) == found["checksum"]
+        except (UserError, OSError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            log.warning("the cached images %s are damaged and are made again", data)
+            self._remove(key)
+            return None
+        os.utime(about)
+        return file
+
+    def _make(self, key: str, shape: Shape, fill: Callable[[Put], Sequence[int]]) -> CanvasFile | None:
+        about, data = self._paths(key)
+        partial = temporary_beside(data)
+        if not self._reserve(partial, prod(shape)):
+            return None
+        try:
+            missing = write_canvases(partial, shape, fill)
+            os.replace(partial, data)
+        finally:
+            partial.unlink(missing_ok=True)
+        sync_folder(self.root)
+        file = CanvasFile(data, shape, missing)
+        atomic_write_json(about, {"missing": list(missing), "checksum": checksum(file)})
+        return file
+
+    def _reserve(self, partial: Path, size: int) -> bool:
+        """Make room, and take it with an empty file of the size; False where others that are at work leave none."""
+        with file_lock(self.root / "room.lock"):
+            for key in self._by_age():
+                if self._used() + size <= self.limit:
+                    break
+                self._evict(key)
+            if self._used() + size > self.limit:
+                log.info("images are not cached: other runs are filling the cache")
+                return False
+            with partial.open("xb") as file:
+                file.truncate(size)
+        return True
+
+    def _by_age(self) -> list[str]:
+        """Keys of all entries, whole or not, the least recently used first."""
+        newest: dict[str, float] = {}
+        for path in self._files():
+            key = path.name.lstrip(".").partition(".")[0]
+            newest[key] = max(newest.get(key, 0.0), path.stat().st_mtime)
+        return sorted(newest, key=newest.__getitem__)
+
+    def _used(self) -> int:
+        return sum(path.stat().st_size for path in self._files())
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.root.iterdir() if path.suffix != ".lock"]
+
+    def _evict(self, key: str) -> None:
+        try:
+            with file_lock(self._lock_path(key), wait=False):
+                self._remove(key)
+        except LockHeldError:
+            pass  # a run is opening or making it
+
+    def _remove(self, key: str) -> None:
+        """Remove an entry with what a run that died left of it; the lock must be held."""
+        about, data = self._paths(key)
+        for path in (about, data, *self.root.glob(f".{key}.*")):
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        """Be the only one at work on an entry; says so where that means waiting."""
+        path = self._lock_path(key)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(file_lock(path, wait=False))
+            except LockHeldError:
+                log.info("waiting for another run that decodes the same images")
+                stack.enter_context(file_lock(path))
+            yield
+
+    def _lock_path(self, key: str) -> Path:
+        return self.root / f"{key}.lock"
+
+    def _paths(self, key: str) -> tuple[Path, Path]:
+        return self.root / f"{key}.json", self.root / f"{key}.u8"
+
+
+def canvas_key(content: str, preprocessing: Preprocessing) -> str:
+    """The hash of all that decides canvases: the files' content, what is made of it, and the decoder."""
+    return content_hash(
+        {
+            "content": content,
+            "channels": preprocessing.channels,
+            "canvas": preprocessing.canvas,
+            "interpolation": preprocessing.interpolation,
+            "decoder": [DECODER, PIL.__version__],
+        }
+    )
+
+
+def write_canvases(path: Path, shape: Shape, fill: Callable[[Put], Sequence[int]]) -> Sequence[int]:
+    """Have `fill` write every canvas to its place in an existing file, and sync it; returns what is missing."""
+    with path.open("r+b") as file:
+        descriptor, size = file.fileno(), prod(shape[1:])
+        missing = fill(lambda position, canvas: write_all(descriptor, canvas.tobytes(), position * size))
+        os.fsync(descriptor)
+    return missing
+
+
+def write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """Write at an offset; the system may take less than it is given."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def checksum(file: CanvasFile) -> str:
+    """Hash of the CRCs of all canvases, computed on all cores."""
+    canvases = file.canvases.numpy()
+    with ThreadPoolExecutor(num_cores()) as pool:
+        return hash_parts(np.fromiter(pool.map(crc32, canvases), dtype=np.int64, count=len(canvases)))
