@@ -30,6 +30,12 @@ SIZE = 5 * 3 * 16 * 16
 ABOUT = 300  # more bytes than an entry's JSON takes
 
 
+@pytest.fixture(autouse=True)
+def as_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is shared in memory, so that what is read comes from the cache."""
+    monkeypatch.setattr("graft.data.shared.MAX_DATASETS", 0)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Twelve pictures of two classes."""
