@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from harness import Repetition, Row, seconds_at_most
-from processes import GRAFT, command
+from running import GRAFT, command
 
 HYDRA = (sys.executable, str(Path(__file__).with_name("hydra_alone.py")), "--help")
 LIGHTNING = (sys.executable, "-c", "import pytorch_lightning")

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from harness import Repetition, Row, seconds_at_most
-from processes import GRAFT, run
+from running import GRAFT, run
 
 PROCESSES, SWEEP = "a process a job", "graft -m"
 RECORDS = "graft -m, by its records"

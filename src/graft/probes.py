@@ -6,6 +6,7 @@ from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -136,7 +137,7 @@ def _batches(samplers: Sequence[EpochSampler], max_epochs: int) -> Iterator[Tens
         for sampler in samplers:
             sampler.set_epoch(epoch)
         for batches in zip(*samplers, strict=True):
-            yield torch.tensor(batches)
+            yield torch.from_numpy(np.stack(batches))
 
 
 def _initial_head(seed: int, num_features: int, num_classes: int) -> LinearHead:

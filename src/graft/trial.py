@@ -16,7 +16,7 @@ from graft.data.datasets import LabelledImages
 from graft.data.domain import Domain
 from graft.features import FeatureDomain
 from graft.models.network import Network
-from graft.stage import Position, Stage, fit_phase
+from graft.stage import MEMORY_FORMATS, Position, Stage, fit_phase
 from graft.strategies.engine import apply_phase
 from graft.strategies.phases import ResolvedPhase
 
@@ -94,6 +94,7 @@ class Patient:
 
 def measure_phase(stage: Stage, network: Network, phase: ResolvedPhase) -> Trial:
     """Fit two short epochs of one phase, as a run would, and time the second."""
+    network.to(memory_format=MEMORY_FORMATS[stage.training.memory_format])
     apply_phase(network, phase)
     inference = seconds_per_image(network, stage.domain, stage.training.device)
     sizes = Memory(num_bytes([*network.parameters(), *network.buffers()]), 0, 0, 0)

@@ -38,7 +38,9 @@ def test_own_folder_adds_choices_and_comes_first(tmp_path: Path) -> None:
     with hydra_application(tmp_path) as hydra:
         config = compose(hydra.config_loader, ["source=mine", "target=mine", "scheduler=constant"])
         assert config["source"]["name"] == config["target"]["name"] == "mine"
-        assert config["source"]["reader"] == group_config(hydra.config_loader, "source", "digits")["reader"]
+        assert (
+            config["source"]["reader"] == group_config(hydra.config_loader, "source", "digits", resolve=False)["reader"]
+        )
         assert config["scheduler"]["_target_"].endswith(".Step")
 
 

@@ -48,6 +48,7 @@ class CanvasFile:
         return CanvasFile, (self.path, self.shape, self.missing)  # another process maps the file itself
 
 
+@dataclass(frozen=True)
 class CanvasCache:
     """Entries are `<root>/<key>.u8`, the canvases, with `<root>/<key>.json`, which is written last and read first.
 
@@ -59,9 +60,8 @@ class CanvasCache:
         limit: bytes.
     """
 
-    def __init__(self, root: Path, limit: float) -> None:
-        self.root = root.expanduser()
-        self.limit = limit
+    root: Path
+    limit: float
 
     def get_or_fill(self, key: str, shape: Shape, fill: Callable[[Put], Sequence[int]]) -> CanvasFile | None:
         """The canvases under `key`; where there are none, `fill` hands each to the function that it is given.

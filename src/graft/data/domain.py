@@ -82,7 +82,9 @@ class Domain(LightningDataModule):
         self.augmentation = augmentation if augmentation is not None and augmentation.any else None
         self.skip_broken = skip_broken
         self.memory_limit = memory_limit_gib * 2**30
-        self.cache = CanvasCache(Path(cache), cache_limit_gib * 2**30) if cache and cache_limit_gib else None
+        self.cache = (
+            CanvasCache(Path(cache).expanduser(), cache_limit_gib * 2**30) if cache and cache_limit_gib else None
+        )
         self.preprocessing: Preprocessing | None = None
 
     def load(self, preprocessing: Preprocessing) -> None:
@@ -96,7 +98,7 @@ class Domain(LightningDataModule):
         """
         if self.preprocessing == preprocessing:
             return
-        data = shared(self.reader, (preprocessing, self.memory_limit), lambda: self._decode(preprocessing))
+        data = shared(self.reader, (preprocessing, self.memory_limit, self.cache), lambda: self._decode(preprocessing))
         skipped = self._refuse_or_skip(data)
         self._check_classes(data.splits, data.class_names)
         self.datasets, self.pool = self._split(data.splits, data.class_names)
