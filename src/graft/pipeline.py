@@ -24,14 +24,13 @@ from graft.features import FeatureCache
 from graft.keys import stage_key
 from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping
-from graft.models.network import Network
+from graft.models.network import Network, initial_weights
 from graft.models.weights import WeightsFile, load_weights, read_weights, save_weights
 from graft.numerics import settle
 from graft.outcome import Outcome, Start
 from graft.records.files import atomic_write_json
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
-from graft.seeds import stable_seed
 from graft.stage import Fitted, Stage, fit_stage
 from graft.strategies.plan import plan_table
 from graft.summary import describe_run
@@ -211,11 +210,11 @@ def source_after_transfer(experiment: Experiment, start: Start, network: Network
 def target_network(experiment: Experiment) -> Network:
     """Backbone, mapping and head with the weights that the seed gives each of them, whatever the others are."""
     seed = experiment.transfer.seed
-    with drawn_from(stable_seed(seed, "backbone")):
+    with initial_weights(seed, "backbone"):
         backbone = experiment.backbone()
-    with drawn_from(stable_seed(seed, "mapping")):
+    with initial_weights(seed, "mapping"):
         mapping = experiment.mapping(backbone.num_features)
-    with drawn_from(stable_seed(seed, "head")):
+    with initial_weights(seed, "head"):
         head = experiment.head(mapping.num_outputs, experiment.target.num_classes)
     return Network(backbone, mapping, head)
 
@@ -223,19 +222,11 @@ def target_network(experiment: Experiment) -> Network:
 def source_network(experiment: Experiment, seed: int) -> Network:
     """The network of the source stage: the same backbone under a linear head for the source's classes."""
     assert experiment.source is not None
-    with drawn_from(stable_seed(seed, "backbone")):
+    with initial_weights(seed, "backbone"):
         backbone = experiment.backbone()
-    with drawn_from(stable_seed(seed, "head")):
+    with initial_weights(seed, "head"):
         head = LinearHead(backbone.num_features, experiment.source.num_classes)
     return Network(backbone, IdentityMapping(backbone.num_features), head)
-
-
-@contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
-    """Random initial weights drawn from `seed`, the global generator left as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

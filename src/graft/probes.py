@@ -15,6 +15,7 @@ from torch.optim import LBFGS, SGD, AdamW, Optimizer
 from graft.data.datasets import EpochSampler
 from graft.errors import UserError
 from graft.models.heads.linear import LinearHead
+from graft.models.network import initial_weights
 from graft.seeds import stable_seed
 
 MAX_ITERATIONS = 1000  # of L-BFGS for one strength; a warm start takes a few dozen
@@ -142,8 +143,7 @@ def _batches(samplers: Sequence[EpochSampler], max_epochs: int) -> Iterator[Tens
 
 def _initial_head(seed: int, num_features: int, num_classes: int) -> LinearHead:
     """The new head that a run of that seed starts from."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(stable_seed(seed, "head"))
+    with initial_weights(seed, "head"):
         return LinearHead(num_features, num_classes)
 
 

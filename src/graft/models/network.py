@@ -1,5 +1,8 @@
 """Backbone, mapping and head as one network whose parameters have names that strategies can speak of."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -7,6 +10,18 @@ from torch.nn import Parameter
 from graft.models.backbones.base import Backbone
 from graft.models.heads.base import Head
 from graft.models.mappings.base import Mapping
+from graft.seeds import stable_seed
+
+
+@contextmanager
+def initial_weights(seed: int, part: str) -> Iterator[None]:
+    """Whatever is built meanwhile gets the weights that a run's seed gives this part ("backbone", "mapping", "head").
+
+    The global generator is left as it was.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(stable_seed(seed, part))
+        yield
 
 
 class Network(nn.Module):
