@@ -1,6 +1,7 @@
 """Stages: what is frozen stays, what is thawed trains, and an interrupted stage ends as if nothing had happened."""
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from builders import network, stage, tiny_domain, training
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from graft.callbacks.checkpoints import LAST, PREVIOUS, read_checkpoint, read_last_checkpoint
 from graft.data.augment import Augmentation
@@ -119,6 +121,26 @@ def test_resumed_is_bit_equal_to_undisturbed(tmp_path: Path, domain: Domain, how
     drop = ("seconds",)
     rows = [[{k: v for k, v in row.items() if k not in drop} for row in f.history] for f in (undisturbed, resumed)]
     assert rows[0] == rows[1]
+
+
+def averaged(folder: Path, domain: Domain, how: str, *callbacks: Callback) -> Fitted:
+    """Six epochs whose weights are averaged, by a callback of its own for each fit as the pipeline makes them."""
+    trained = replace(training(how, 6), callbacks=lambda: [EMAWeightAveraging(decay=0.9), *callbacks])
+    return fit_stage(stage(folder, domain, trained), network("resnet20"))
+
+
+@pytest.mark.parametrize("how", ["linear_probe", "gradual_unfreeze"])
+def test_resumed_is_bit_equal_with_averaged_weights_too(tmp_path: Path, domain: Domain, how: str) -> None:
+    undisturbed = averaged(tmp_path / "a", domain, how)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        averaged(tmp_path / "b", domain, how, Interrupt(2))
+    assert equal(undisturbed.last, averaged(tmp_path / "b", domain, how).last)
+
+
+def test_averaged_weights_leave_what_is_frozen_as_it_is(tmp_path: Path, domain: Domain) -> None:
+    fitted = averaged(tmp_path, domain, "linear_probe")
+    start = network("resnet20").backbone.state_dict()
+    assert all(torch.equal(fitted.last[f"backbone.{name}"], tensor) for name, tensor in start.items())
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path: Path, domain: Domain) -> None:

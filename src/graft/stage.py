@@ -93,6 +93,7 @@ class Fitted:
 class Position:
     """How far a stage has come."""
 
+    start: State  # the network's state when the stage began
     phase_index: int = 0
     history: list[dict[str, Any]] | None = None
     optimizer: dict[str, Any] | None = None
@@ -117,8 +118,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     training = stage.training
     phases = training.strategy.resolve(network, training.max_epochs)
     stage.folder.mkdir(parents=True, exist_ok=True)
-    start = snapshot(network)
-    position = find_position(stage, network, start)
+    position = find_position(stage, network)
     history = position.history or []
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
     solving = Stopwatch()
@@ -134,7 +134,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
             history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
         position.checkpoint = None
     last = snapshot(network)
-    best = best_state(stage, start, history) or last
+    best = best_state(stage, position.start, history) or last
     if closed_form_parts(network) and any(trains_backbone(phase) for phase in phases):
         with solving:
             last, best = (resolve_state(stage, network, state) for state in (last, best))
@@ -143,17 +143,17 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     return Fitted(last, best, history, trainable_parameters, solving.seconds)
 
 
-def find_position(stage: Stage, network: Network, start: State) -> Position:
+def find_position(stage: Stage, network: Network) -> Position:
     """Where the stage was left; loads the network's state of that moment. Checkpoints of another key are not used."""
-    found = read_last_checkpoint(stage.folder)
+    start, found = snapshot(network), read_last_checkpoint(stage.folder)
     if found is None or found[1]["stage"]["key"] != stage.key:
-        return Position()
+        return Position(start)
     path, checkpoint = found
     network.load_state_dict(start | network_state(checkpoint))
     left = checkpoint["stage"]
     if left["phase_over"]:
-        return Position(left["phase_index"] + 1, left["history"], left["optimizer"])
-    return Position(left["phase_index"], left["history"], None, path)
+        return Position(start, left["phase_index"] + 1, left["history"], left["optimizer"])
+    return Position(start, left["phase_index"], left["history"], None, path)
 
 
 def fit_phase(
@@ -190,7 +190,7 @@ def fit_phase(
         trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
     # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
     checkpoint = read_checkpoint(stage.folder / LAST)
-    network.load_state_dict(network.state_dict() | network_state(checkpoint))
+    network.load_state_dict(position.start | network_state(checkpoint))
     return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
 
 
