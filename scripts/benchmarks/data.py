@@ -76,7 +76,7 @@ def folder_input(quick: bool) -> dict[str, float]:
         folder_domain(folder, cache).load(Preprocessing(224, MEAN, STD, resize=256))
         again = num / (time.perf_counter() - start)
     found = {name: median(rate) for name, rate in rates.items()}
-    return found | {"graft, first epoch": first, "graft, loading in a second run": again}
+    return found | {"graft, first epoch": first, "graft, loading in a later job of a sweep": again}
 
 
 def folder_domain(folder: Path, cache: Path) -> Domain:
