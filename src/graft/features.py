@@ -4,10 +4,9 @@ A prefix that a phase freezes is a fixed function, so its outputs can stand for 
 too. They are found by the content hash of all that decides them, shared between runs, and kept within a limit.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +25,6 @@ from graft.models.weights import state_sha256
 from graft.records.files import atomic_write_json, read_json
 from graft.records.hashing import content_hash
 from graft.records.store import Store
-
-log = logging.getLogger(__name__)
 
 KIND = "features"
 SHAPE, VALUES = "shape.json", "values.bin"
@@ -62,22 +59,29 @@ class Prefix:
         return {f"{name}.{key}": tensor for name, group in groups for key, tensor in group.state_dict().items()}
 
 
+@contextmanager
+def in_eval_mode(backbone: Backbone, device: torch.device) -> Iterator[None]:
+    """The backbone on the device and in eval mode; its modes are put back afterwards."""
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.to(device).eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 @torch.no_grad()
 def outputs(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Iterator[Tensor]:
     """The prefix' outputs [n, ...] for batch after batch of a split, in order, on the CPU.
 
-    The backbone runs in eval mode under the evaluation view, so they are a fixed function of the samples; its modes
-    are put back afterwards.
+    The backbone runs in eval mode under the evaluation view, so they are a fixed function of the samples.
     """
-    backbone = prefix.backbone
-    modes = {module: module.training for module in backbone.modules()}
-    backbone.to(how.device).eval()
-    for batch in domain.loader(split):
-        x = domain.view.evaluate(batch.x.to(how.device, non_blocking=True)).to(how.dtype)
-        with how.context():
-            yield backbone.forward_to(prefix.cut, x).cpu()
-    for module, training in modes.items():
-        module.training = training
+    with in_eval_mode(prefix.backbone, how.device):
+        for batch in domain.loader(split):
+            x = domain.view.evaluate(batch.x.to(how.device, non_blocking=True)).to(how.dtype)
+            with how.context():
+                yield prefix.backbone.forward_to(prefix.cut, x).cpu()
 
 
 def extract(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Tensor:
@@ -121,14 +125,9 @@ def output_of_one(prefix: Prefix, domain: Domain, how: Inference) -> Tensor:
     """The shape and type of what the prefix makes of one image, [1, ...]; its values mean nothing."""
     assert domain.preprocessing is not None
     channels, size = domain.preprocessing.channels, domain.preprocessing.size
-    modes = {module: module.training for module in prefix.backbone.modules()}
-    prefix.backbone.to(how.device).eval()
-    with how.context():
+    with in_eval_mode(prefix.backbone, how.device), how.context():
         x = torch.zeros(1, channels, size, size, device=how.device, dtype=how.dtype)
-        output = prefix.backbone.forward_to(prefix.cut, x)
-    for module, training in modes.items():
-        module.training = training
-    return output
+        return prefix.backbone.forward_to(prefix.cut, x)
 
 
 def features_key(prefix: Prefix, weights: str, domain: Domain, split: str, how: Inference) -> str:

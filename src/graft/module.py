@@ -18,6 +18,8 @@ from graft.strategies.engine import make_optimizer, restore_optimizer_state, set
 from graft.strategies.phases import ResolvedPhase
 from graft.strategies.schedules import Schedule
 
+PREFIX = "network."  # of the network's state in the module's
+
 
 @dataclass(frozen=True)
 class Span:
@@ -112,7 +114,7 @@ class GraftModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put back what a checkpoint leaves out: weights that this network has from the start of the stage."""
-        left_out = [f"network.{name}" for name in checkpoint["stage"]["untouched"]]
+        left_out = [PREFIX + name for name in checkpoint["stage"]["untouched"]]
         own = self.state_dict()
         checkpoint["state_dict"] |= {name: own[name] for name in left_out}
 

@@ -16,7 +16,6 @@ from graft.callbacks.board import StageLogger, log_views
 from graft.callbacks.checkpoints import (
     BEST,
     LAST,
-    PREFIX,
     AtomicCheckpointIO,
     StageCheckpoint,
     best_epoch,
@@ -28,7 +27,7 @@ from graft.data.domain import Domain
 from graft.experiment import Training
 from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, extract
 from graft.models.network import Network
-from graft.module import GraftModule, Span
+from graft.module import PREFIX, GraftModule, Span
 from graft.seeds import stable_seed
 from graft.strategies.engine import apply_phase, frozen_prefix, untouched_names
 from graft.strategies.phases import ResolvedPhase, replan

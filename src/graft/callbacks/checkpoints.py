@@ -15,7 +15,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from graft.errors import UserError
-from graft.module import GraftModule
+from graft.module import PREFIX, GraftModule
 from graft.records.files import atomic_file
 from graft.strategies.engine import optimizer_state_by_name
 
@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 BEST = "best.ckpt"
-PREFIX = "network."  # of the network's state in the module's
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -2,9 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -20,7 +19,15 @@ from torch import Tensor
 from graft.data.preprocessing import Preprocessing
 from graft.data.readers.base import hash_parts, num_cores
 from graft.errors import UserError
-from graft.records.files import LockHeldError, atomic_write_json, file_lock, read_json, sync_folder, temporary_beside
+from graft.records.files import (
+    LockHeldError,
+    announced_lock,
+    atomic_write_json,
+    file_lock,
+    read_json,
+    sync_folder,
+    temporary_beside,
+)
 from graft.records.hashing import content_hash
 
 log = logging.getLogger(__name__)
@@ -75,7 +82,7 @@ class CanvasCache:
             log.info("images take more than the cache may hold (%.1f GiB): not cached", prod(shape) / 2**30)
             return None
         try:
-            with self._lock(key):
+            with announced_lock(self._lock_path(key), "waiting for another run that decodes the same images"):
                 return self._open(key, shape) or self._make(key, shape, fill)
         except OSError as error:
             log.warning("images are not cached: %s", error)
@@ -159,18 +166,6 @@ class CanvasCache:
         about, data = self._paths(key)
         for path in (about, data, *self.root.glob(f".{key}.*")):
             path.unlink(missing_ok=True)
-
-    @contextmanager
-    def _lock(self, key: str) -> Iterator[None]:
-        """Be the only one at work on an entry; says so where that means waiting."""
-        path = self._lock_path(key)
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(file_lock(path, wait=False))
-            except LockHeldError:
-                log.info("waiting for another run that decodes the same images")
-                stack.enter_context(file_lock(path))
-            yield
 
     def _lock_path(self, key: str) -> Path:
         return self.root / f"{key}.lock"

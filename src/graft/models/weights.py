@@ -18,7 +18,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from graft.data.preprocessing import Preprocessing
-from graft.errors import UserError, did_you_mean, nearest
+from graft.data.readers.base import nearest_path
+from graft.errors import UserError, did_you_mean
 from graft.models.backbones.base import Backbone
 from graft.records.files import atomic_write_bytes
 
@@ -62,7 +63,7 @@ def read_weights(spec: str, backbone: Backbone) -> WeightsFile:
     if path.exists():
         return _read_path(spec, path, backbone)
     if "/" in spec or path.suffix in READERS:
-        raise UserError(f"backbone.weights={spec}: no such file or folder{_nearest_path(path)}")
+        raise UserError(f"backbone.weights={spec}: no such file or folder{nearest_path(path)}")
     expected = f"; {did_you_mean(spec, ('source', 'DEFAULT', *published))}" if published else ""
     raise UserError(
         f"backbone.weights={spec}: neither a file, an earlier run's folder, nor published weights{expected}"
@@ -213,14 +214,6 @@ def _usual_canvas(preprocessing: Preprocessing) -> Preprocessing:
 
 def _from_plain(values: dict[str, Any]) -> Preprocessing:
     return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-
-
-def _nearest_path(path: Path) -> str:
-    """`; did you mean ...?` for the first part of the path that does not exist."""
-    while not path.parent.exists():
-        path = path.parent
-    match = nearest(path.name, (sibling.name for sibling in path.parent.iterdir())) if path.parent.is_dir() else None
-    return f"; did you mean {str(path.parent / match)!r}?" if match else ""
 
 
 def _matching(backbone: Backbone, patterns: Sequence[str]) -> set[str]:

@@ -2,15 +2,18 @@
 
 import fcntl
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
 from graft.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -121,3 +124,15 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
             _held.remove(descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for a child that was forked a moment ago
             os.close(descriptor)
+
+
+@contextmanager
+def announced_lock(path: Path, announcement: str) -> Iterator[None]:
+    """Hold the lock on `path`; says `announcement` where that means waiting for another process."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(file_lock(path, wait=False))
+        except LockHeldError:
+            log.info("%s", announcement)
+            stack.enter_context(file_lock(path))
+        yield

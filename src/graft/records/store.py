@@ -5,12 +5,20 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 from graft.errors import UserError
-from graft.records.files import LockHeldError, atomic_write_json, file_lock, read_json, sync_folder, temporary_beside
+from graft.records.files import (
+    LockHeldError,
+    announced_lock,
+    atomic_write_json,
+    file_lock,
+    read_json,
+    sync_folder,
+    temporary_beside,
+)
 from graft.records.hashing import file_sha256
 
 log = logging.getLogger(__name__)
@@ -72,13 +80,8 @@ class Store:
     @contextmanager
     def lock(self, kind: str, key: str) -> Iterator[None]:
         """Be the only one at work on an entry; says so where that means waiting."""
-        path = self._lock_path(kind, key)
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(file_lock(path, wait=False))
-            except LockHeldError:
-                log.info("store: waiting for another run that makes %s/%s", kind, key[:12])
-                stack.enter_context(file_lock(path))
+        waiting = f"store: waiting for another run that makes {kind}/{key[:12]}"
+        with announced_lock(self._lock_path(kind, key), waiting):
             yield
 
     def _whole(self, kind: str, key: str) -> Path | None:
