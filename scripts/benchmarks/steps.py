@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from graft.data.preprocessing import Preprocessing
 from graft.models.backbones.base import Overrides, SequentialBackbone
 from graft.models.backbones.cnn import Cnn
-from graft.module import accuracy
+from graft.module import num_correct
 
 BATCH_SIZE = 128
 NUM_EPOCHS = 3  # the first warms up
@@ -56,7 +56,7 @@ class Stock(LightningModule):
         loss = cross_entropy(logits, y)
         if self.metrics:
             self.log("loss", loss, on_step=True, prog_bar=True)
-            self.log("accuracy", accuracy(logits.detach(), y), on_step=True, prog_bar=True)
+            self.log("accuracy", num_correct(logits.detach(), y) / len(y), on_step=True, prog_bar=True)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from graft.strategies.phases import ResolvedPhase
 from graft.strategies.schedules import Schedule
 
 PREFIX = "network."  # of the network's state in the module's
+BATCHES_AT_ONCE = 32  # whose results are held until they are summed
 
 
 @dataclass(frozen=True)
@@ -31,30 +34,47 @@ class Span:
 
 @dataclass
 class Tally:
-    """Sums over the batches of an epoch, kept on the device so that no step waits for it."""
+    """Sums over the batches of an epoch, kept on the device so that no step waits for it.
+
+    Many batches are summed at once: on small ones, the handful of operations that it takes would cost as much as a
+    layer of the network.
+    """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     num_samples: int = 0
+    pending: list[tuple[dict[str, Tensor], Tensor, Tensor]] = field(default_factory=list)
 
-    def add(self, means: dict[str, Tensor], num_samples: int) -> None:
-        """Add the means over one batch of `num_samples`."""
-        for name, mean in means.items():
-            weighted = mean.detach().float() * num_samples
-            self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
-        self.num_samples += num_samples
+    def add(self, losses: dict[str, Tensor], logits: Tensor, y: Tensor) -> None:
+        """Add one batch: the means of its losses, its logits [n, k], its labels [n] or class probabilities [n, k]."""
+        self.pending.append(({name: loss.detach() for name, loss in losses.items()}, logits.detach(), y))
+        self.num_samples += len(y)
+        if len(self.pending) == BATCHES_AT_ONCE:
+            self._sum_up()
 
     def means(self) -> dict[str, float]:
-        """The means over all samples added."""
+        """The mean losses and the accuracy over all samples added."""
+        self._sum_up()
         return {name: float(total) / self.num_samples for name, total in self.sums.items()}
 
+    def _sum_up(self) -> None:
+        if not self.pending:
+            return
+        losses, logits, y = zip(*self.pending, strict=True)
+        self.pending = []
+        counts = torch.tensor([len(labels) for labels in y], dtype=torch.float32, device=logits[0].device)
+        sums = {"accuracy": num_correct(torch.cat(logits), torch.cat(y))}
+        for name in losses[0]:
+            sums[name] = torch.stack([batch[name].float() for batch in losses]) @ counts
+        self.sums = {name: self.sums[name] + new if name in self.sums else new for name, new in sums.items()}
 
-def accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """Share of rows whose largest logit is the (most probable) label.
+
+def num_correct(logits: Tensor, y: Tensor) -> Tensor:
+    """How many rows have their largest logit at the (most probable) label.
 
     `logits` is [n, k]; `y` is [n] class indices or [n, k] class probabilities.
     """
     labels = y.argmax(dim=1) if y.ndim == 2 else y
-    return (logits.argmax(dim=1) == labels).float().mean()
+    return (logits.argmax(dim=1) == labels).sum()
 
 
 def seed_global_generators(seed: int, device: torch.device) -> None:
@@ -132,11 +152,12 @@ class GraftModule(LightningModule):
         """Modes are set here because Lightning puts them back after every validation."""
         set_train_modes(self.network, self.phase)
         self._train_tally, self._val_tally = Tally(), Tally()
+        self._steps_before = self.span.epochs_done * self.steps_per_epoch
+        self._steps_in_span = self.span.epochs * self.steps_per_epoch
 
     def on_train_batch_start(self, batch: LabelledBatch, batch_idx: int) -> None:
         """Set the learning rates of the coming step from their closed form."""
-        step = self.span.epochs_done * self.steps_per_epoch + self.trainer.global_step
-        factor = self.schedule(step, self.span.epochs * self.steps_per_epoch)
+        factor = self.schedule(self._steps_before + self.trainer.global_step, self._steps_in_span)
         set_learning_rates(self.trainer.optimizers[0], factor)
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
@@ -146,18 +167,14 @@ class GraftModule(LightningModule):
         batch = self.view.train(batch, torch.Generator(self.device).manual_seed(seed))
         outputs = network_outputs(self.network, batch.x, self.cut)
         terms = self.objective(outputs, batch.y, self.progress)
-        total = torch.stack(list(terms.values())).sum()
-        means = {"loss": total, "accuracy": accuracy(outputs.logits.detach(), batch.y)}
-        if len(terms) > 1:
-            means |= terms
-        self._train_tally.add(means, len(batch.x))
+        total = reduce(add, terms.values())
+        self._train_tally.add({"loss": total} | (terms if len(terms) > 1 else {}), outputs.logits, batch.y)
         return total
 
     @property
     def progress(self) -> float:
         """Share of the schedule's optimiser steps that lie behind, in [0, 1]."""
-        step = self.span.epochs_done * self.steps_per_epoch + self.trainer.global_step
-        return step / max(1, self.span.epochs * self.steps_per_epoch)
+        return (self._steps_before + self.trainer.global_step) / max(1, self._steps_in_span)
 
     def on_validation_epoch_start(self) -> None:
         """Start a new tally."""
@@ -167,7 +184,7 @@ class GraftModule(LightningModule):
         """Loss and accuracy under the evaluation view; never the adaptation terms."""
         outputs = network_outputs(self.network, self.view.evaluate(batch.x), self.cut)
         loss = torch.nn.functional.cross_entropy(outputs.logits, batch.y)
-        self._val_tally.add({"loss": loss, "accuracy": accuracy(outputs.logits, batch.y)}, len(batch.x))
+        self._val_tally.add({"loss": loss}, outputs.logits, batch.y)
 
     def on_validation_epoch_end(self) -> None:
         """Publish the validation metrics to whoever monitors them."""

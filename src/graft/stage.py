@@ -24,6 +24,7 @@ from graft.callbacks.checkpoints import (
 )
 from graft.callbacks.progress import StageProgress
 from graft.data.domain import Domain
+from graft.epoch_loop import use_epoch_loop
 from graft.experiment import Training
 from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, extract
 from graft.models.network import Network
@@ -226,7 +227,7 @@ def make_trainer(
     callbacks.append(StageLogger(steps_before))
     callbacks.append(StageProgress(stage.name, stage.training.max_epochs))
     callbacks.append(StageCheckpoint(stage.folder, stage.key, phase.index, history, MONITOR, untouched))
-    return stage.training.trainer(
+    trainer = stage.training.trainer(
         max_epochs=phase.max_epochs,
         precision=stage.training.precision,
         callbacks=callbacks,
@@ -239,6 +240,8 @@ def make_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    use_epoch_loop(trainer)
+    return trainer
 
 
 def inference(training: Training, trainer: Trainer, network: Network) -> Inference:

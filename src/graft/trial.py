@@ -167,16 +167,13 @@ class Watch(Callback):
             self.kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """All of it is kept now."""
-        if trainer.global_step == 0 and not self.activations:
-            self.weighing.__exit__(None, None, None)
-            self.activations = sum(self.kept.values())
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One batch more."""
+        """One batch more; what the first one kept for its way back is all known by then."""
+        if trainer.global_step == 1:
+            self.weighing.__exit__(None, None, None)
+            self.activations = sum(self.kept.values())
         float(outputs["loss"])  # waits for the device
         now = time.monotonic()
         self.batches.append(now - self.last)

@@ -19,7 +19,6 @@ from graft.models.mappings.identity import IdentityMapping
 from graft.models.network import Network
 from graft.strategies.engine import (
     apply_phase,
-    learning_rates,
     make_optimizer,
     optimizer_state_by_name,
     parameter_groups,
@@ -332,12 +331,6 @@ def test_late_groups_follow_the_same_curve(tiny: Network, schedule: Schedule, th
         expected = {step: 0.1 * scale * schedule(step, total) for step in range(start, total)}
         assert traces.pop(name) == pytest.approx(expected)
     assert not traces
-
-
-def test_learning_rates_by_name(tiny: Network) -> None:
-    _, _, last, _ = THAWING.resolve(tiny, 4)
-    groups = parameter_groups(tiny, last, lr=0.2, weight_decay=0.0)
-    assert learning_rates(groups, 0.5) == {"backbone.stage2": 0.1, "head": 0.1}
 
 
 # Optimiser state from phase to phase

@@ -1,6 +1,6 @@
 """The one owner of `requires_grad`, train and eval modes, norm statistics, optimiser groups and learning rates."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -138,16 +138,10 @@ def _single_group(groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def learning_rates(groups: Iterable[Mapping[str, Any]], factor: float) -> dict[str, float]:
-    """Learning rate of each named group where the schedule stands at `factor`."""
-    return {group["name"]: group["initial_lr"] * factor for group in groups}
-
-
 def set_learning_rates(optimizer: Optimizer, factor: float) -> None:
     """Set the learning rates of the coming step from their closed form."""
-    rates = learning_rates(optimizer.param_groups, factor)
     for group in optimizer.param_groups:
-        group["lr"] = rates[group["name"]]
+        group["lr"] = group["initial_lr"] * factor
 
 
 def optimizer_state_by_name(optimizer: Optimizer) -> dict[str, Any]:
