@@ -98,7 +98,6 @@ ROWS = (
         "s",
         prepare_wide,
         (share(ALL, SINGLE, at_most=3.0),),
-        "a single head of this size is mostly overhead; 64 of them are bound by arithmetic and memory",
     ),
     Row(
         "path",

@@ -22,10 +22,9 @@ def resnet18() -> Network:
     return new_network(partial(TorchvisionBackbone, "resnet18"))
 
 
-def photographs(folder: Path, quick: bool) -> Domain:
-    """256 images, 128 in a quick benchmark."""
-    preprocessing = TorchvisionBackbone("resnet18").preprocessing
-    return random_domain(folder, 128 if quick else 256, 256, preprocessing, BATCH_SIZE)
+def photographs(folder: Path, num: int) -> Domain:
+    """So many random images of 256 pixels, in memory."""
+    return random_domain(folder, num, 256, TorchvisionBackbone("resnet18").preprocessing, BATCH_SIZE)
 
 
 def train_epoch(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

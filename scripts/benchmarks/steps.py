@@ -22,6 +22,7 @@ from graft.module import num_correct
 BATCH_SIZE = 128
 NUM_EPOCHS = 3  # the first warms up
 SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+FUSED = partial(SGD, fused=True)  # as conf/optimizer has it
 BARE, STOCK, METRICS, OFF, GRAFT = (
     "bare loop",
     "Lightning as it comes",
@@ -118,7 +119,7 @@ def prepare(backbone: type[Toy] | type[Cnn], num_steps: int, folder: Path) -> Re
     off = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
 
     def repetition() -> dict[str, float]:
-        fitted = fit(new_network(backbone), domain, "fine_tune", NUM_EPOCHS, SGD, folder)
+        fitted = fit(new_network(backbone), domain, "fine_tune", NUM_EPOCHS, FUSED, folder)
         return {
             BARE: bare(new_network(backbone), batches),
             STOCK: lightning(new_network(backbone), batches, folder),

@@ -5,9 +5,10 @@ too. They are found by the content hash of all that decides them, shared between
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def in_eval_mode(backbone: Backbone, device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
-def outputs(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Iterator[Tensor]:
+def outputs(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Generator[Tensor, None, None]:
     """The prefix' outputs [n, ...] for batch after batch of a split, in order, on the CPU.
 
     The backbone runs in eval mode under the evaluation view, so they are a fixed function of the samples.
@@ -104,30 +105,30 @@ class FeatureCache:
 
         None where they would exceed the limit.
         """
-        one = output_of_one(prefix, domain, how)
-        sizes = {split: domain.sizes[split] * one.numel() * one.element_size() for split in splits}
-        if sum(sizes.values()) > self.limit:
-            return None
         weights = state_sha256(prefix.state())
-        return {split: self._get(prefix, weights, domain, split, how, sizes[split]) for split in splits}
+        num_samples = sum(domain.sizes[split] for split in splits)
+        try:
+            return {split: self._get(prefix, weights, domain, split, how, num_samples) for split in splits}
+        except _ExceedsLimit:
+            return None
 
-    def _get(self, prefix: Prefix, weights: str, domain: Domain, split: str, how: Inference, size: int) -> Tensor:
+    def _get(self, prefix: Prefix, weights: str, domain: Domain, split: str, how: Inference, in_all: int) -> Tensor:
         def fill(folder: Path) -> None:
-            self.store.make_room(KIND, self.limit, size)
-            write(folder, outputs(prefix, domain, split, how), domain.sizes[split])
+            batches = outputs(prefix, domain, split, how)
+            first = next(batches)
+            one = first[0].numel() * first.element_size()
+            if one * in_all > self.limit:
+                batches.close()
+                raise _ExceedsLimit
+            self.store.make_room(KIND, self.limit, one * domain.sizes[split])
+            write(folder, chain([first], batches), domain.sizes[split])
 
         with self.store.held(KIND, features_key(prefix, weights, domain, split, how), fill) as folder:
             return mapped(folder)
 
 
-@torch.no_grad()
-def output_of_one(prefix: Prefix, domain: Domain, how: Inference) -> Tensor:
-    """The shape and type of what the prefix makes of one image, [1, ...]; its values mean nothing."""
-    assert domain.preprocessing is not None
-    channels, size = domain.preprocessing.channels, domain.preprocessing.size
-    with in_eval_mode(prefix.backbone, how.device), how.context():
-        x = torch.zeros(1, channels, size, size, device=how.device, dtype=how.dtype)
-        return prefix.backbone.forward_to(prefix.cut, x)
+class _ExceedsLimit(Exception):
+    """The outputs of all samples take more than the cache may hold."""
 
 
 def features_key(prefix: Prefix, weights: str, domain: Domain, split: str, how: Inference) -> str:
@@ -145,7 +146,7 @@ def features_key(prefix: Prefix, weights: str, domain: Domain, split: str, how: 
     )
 
 
-def write(folder: Path, batches: Iterator[Tensor], num_samples: int) -> None:
+def write(folder: Path, batches: Iterable[Tensor], num_samples: int) -> None:
     """Write batches [n, ...] of `num_samples` in all, as they come."""
     start, values = 0, torch.empty(0)
     for batch in batches:

@@ -16,7 +16,13 @@ from graft.batch import BatchView, LabelledBatch
 from graft.models.network import Network
 from graft.objectives.supervised import Objective, Outputs
 from graft.seeds import stable_seed
-from graft.strategies.engine import make_optimizer, restore_optimizer_state, set_learning_rates, set_train_modes
+from graft.strategies.engine import (
+    make_optimizer,
+    restore_optimizer_state,
+    set_learning_rates,
+    set_train_modes,
+    train_modes,
+)
 from graft.strategies.phases import ResolvedPhase
 from graft.strategies.schedules import Schedule
 
@@ -148,9 +154,13 @@ class GraftModule(LightningModule):
         """Epochs of the stage that lie behind, over all phases."""
         return self.phase.first_epoch + self.current_epoch
 
+    def on_train_start(self) -> None:
+        """The modes are the same in every epoch of a phase."""
+        self._train_modes = train_modes(self.network, self.phase)
+
     def on_train_epoch_start(self) -> None:
         """Modes are set here because Lightning puts them back after every validation."""
-        set_train_modes(self.network, self.phase)
+        set_train_modes(self._train_modes)
         self._train_tally, self._val_tally = Tally(), Tally()
         self._steps_before = self.span.epochs_done * self.steps_per_epoch
         self._steps_in_span = self.span.epochs * self.steps_per_epoch

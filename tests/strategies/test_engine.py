@@ -26,6 +26,7 @@ from graft.strategies.engine import (
     restore_optimizer_state,
     set_learning_rates,
     set_train_modes,
+    train_modes,
 )
 from graft.strategies.phases import ResolvedPhase, Strategy
 from graft.strategies.schedules import Constant, Cosine, OneCycle, Schedule, Step
@@ -100,7 +101,7 @@ def test_modes_can_be_put_back_after_the_trainer_has_changed_them(tiny: Network,
     frozen = state(tiny.backbone.stem) | state(tiny.backbone.stage1)
     for change in (tiny.train, tiny.eval):
         change()
-        set_train_modes(tiny, last)
+        set_train_modes(train_modes(tiny, last))
         assert [module.training for module in tiny.modules()] == modes
         tiny(batch[0])
     assert equal(state(tiny.backbone.stem) | state(tiny.backbone.stage1), frozen)

@@ -13,7 +13,7 @@ from graft.data.domain import Domain
 from graft.data.readers.glyphs import font_files
 from graft.module import GraftModule
 
-NUM_SAMPLE_IMAGES = 16
+MOST_SAMPLES, MOST_SAMPLE_PIXELS = 16, 2**18  # of the training views that are shown; PNG takes a while to write
 MOST_WITH_COUNTS, MOST_WITH_NAMES = 20, 40  # classes of a confusion matrix whose cells or edges are lettered
 WHITE, BLUE = np.array([255, 255, 255]), np.array([8, 48, 107])
 
@@ -56,8 +56,10 @@ def log_views(logger: Logger, domain: Domain, seed: int) -> None:
     """Show what the network sees of a few training images, each stretched to its own brightest and darkest value."""
     if not isinstance(logger, TensorBoardLogger):
         return
+    assert domain.preprocessing is not None
+    num_samples = min(MOST_SAMPLES, max(2, MOST_SAMPLE_PIXELS // domain.preprocessing.size**2))
     batch = next(iter(domain.loader("train")))
-    few = LabelledBatch(*(tensor[:NUM_SAMPLE_IMAGES] for tensor in batch))
+    few = LabelledBatch(*(tensor[:num_samples] for tensor in batch))
     views = domain.view.train(few, torch.Generator().manual_seed(seed)).x.float()
     low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
     logger.experiment.add_images("training views", (views - low) / (high - low).clamp_min(1e-6), 0)

@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +23,7 @@ from graft.data.readers.base import nearest_path
 from graft.errors import UserError, did_you_mean
 from graft.models.backbones.base import Backbone
 from graft.records.files import atomic_write_bytes
+from graft.records.hashing import content_hash
 
 RUN_FILE = Path("weights", "backbone.safetensors")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -118,12 +120,16 @@ def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | No
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
     """Hash of names, types, shapes and values, whatever their order."""
-    digest = sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    names = sorted(state)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        values = list(pool.map(_values_sha256, (state[name] for name in names)))
+    described = [[name, str(state[name].dtype), list(state[name].shape)] for name in names]
+    return content_hash([described, values])
+
+
+def _values_sha256(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return sha256(memoryview(values.numpy())).hexdigest()
 
 
 def _download(name: str, backbone: Backbone) -> WeightsFile:

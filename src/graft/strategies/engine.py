@@ -29,7 +29,7 @@ def apply_phase(network: Network, phase: ResolvedPhase) -> None:
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trained)
         parameter.grad = None
-    set_train_modes(network, phase)
+    set_train_modes(train_modes(network, phase))
 
 
 def train_modes(network: Network, phase: ResolvedPhase) -> dict[nn.Module, bool]:
@@ -58,9 +58,9 @@ def train_modes(network: Network, phase: ResolvedPhase) -> dict[nn.Module, bool]
     return modes
 
 
-def set_train_modes(network: Network, phase: ResolvedPhase) -> None:
-    """Put every module into the mode it has during the phase; to be repeated after anything that changes modes."""
-    for module, mode in train_modes(network, phase).items():
+def set_train_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Put every module into its mode; to be repeated after anything that changes modes."""
+    for module, mode in modes.items():
         module.training = mode
 
 
