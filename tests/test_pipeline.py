@@ -108,6 +108,7 @@ def test_a_ridge_probe_is_solved_without_a_step(record_of: Run) -> None:
         ("precision=bf16-true", "strategy=gradual_unfreeze"),
         ("precision=64-true", "strategy=linear_probe", "mapping=alignment"),
         ("features.cache_limit_gib=0", "strategy=last_stage"),
+        ("features.augmented_views=2", "strategy=last_stage", "target.augmentation.crop_padding=2"),
         ("selection=best_val",),
     ],
     ids=" ".join,

@@ -1,5 +1,6 @@
 """Stages: what is frozen stays, what is thawed trains, and an interrupted stage ends as if nothing had happened."""
 
+import copy
 import time
 from dataclasses import replace
 from functools import partial
@@ -14,12 +15,16 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from graft.callbacks.checkpoints import LAST, PREVIOUS, read_checkpoint, read_last_checkpoint
 from graft.data.augment import Augmentation
+from graft.data.datasets import EpochSampler
 from graft.data.domain import Domain
+from graft.data.view import View
 from graft.errors import UserError
 from graft.features import FeatureCache
 from graft.models.network import Network
 from graft.records.store import Store, size_of
+from graft.seeds import stable_seed
 from graft.stage import Fitted, fit_stage
+from graft.strategies.phases import Strategy
 from graft.strategies.schedules import Constant, Cosine, OneCycle, Schedule, Step
 
 MULTI_PHASE = ("lp_ft", "gradual_unfreeze", "plateau_unfreeze")
@@ -309,6 +314,61 @@ def test_random_views_are_never_cached(tmp_path: Path, cache: FeatureCache) -> N
     assert num_entries(cache) == 0
     run(tmp_path / "b", domain, "linear_probe", 1, cache=cache)  # trains on fixed views by its own choice
     assert num_entries(cache) == 2
+
+
+def test_fixed_augmented_views_are_random_views_drawn_once(tmp_path: Path, cache: FeatureCache) -> None:
+    """Training from cached views is training a head by hand on the features of these views, a view an epoch."""
+    domain = tiny_domain(tmp_path, augmentation=Augmentation(crop_padding=4, flip=True))
+    how = training("last_stage", 5, SGD, Constant())
+    rules = {r"(mapping|head)\..*": {"lr_scale": 1}, r"backbone\..*": None}
+    probe = Strategy("probe", [{"name": "probe", "augment": True, "rules": rules}])
+    how = replace(how, augmented_views=2, strategy=probe)
+    net = network("resnet20")
+    head = copy.deepcopy(net.head)
+    fitted = fit_stage(stage(tmp_path / "a", domain, how, cache=cache), net)
+    assert num_entries(cache) == 3  # two views of train, one of val
+    assert domain.preprocessing is not None
+    view = View(domain.preprocessing, domain.augmentation, domain.num_classes)
+    features = []
+    with torch.no_grad():
+        for number in range(2):
+            rows = []
+            for index, batch in enumerate(domain.loader("train")):
+                generator = torch.Generator().manual_seed(stable_seed(0, "augmented view", number, index))
+                rows.append(net.backbone(view.train(batch, generator).x))
+            features.append(torch.cat(rows))
+    assert not torch.equal(*features)
+    optimizer = SGD(head.parameters())
+    sampler = EpochSampler(len(features[0]), domain.batch_size, stable_seed(0, "order"))
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        for positions in sampler:
+            optimizer.zero_grad()
+            labels = domain.datasets["train"].labels[positions]
+            torch.nn.functional.cross_entropy(head(features[epoch % 2][positions]), labels).backward()
+            optimizer.step()
+    assert torch.equal(fitted.last["head.linear.weight"], head.linear.weight)
+
+
+def test_resumed_is_bit_equal_with_fixed_augmented_views_too(tmp_path: Path, cache: FeatureCache) -> None:
+    domain = tiny_domain(tmp_path, augmentation=Augmentation(flip=True))
+
+    def fit(folder: str, *callbacks: Callback) -> Fitted:
+        how = replace(training("last_stage", 5, callbacks=callbacks), augmented_views=3)
+        return fit_stage(stage(tmp_path / folder, domain, how, cache=cache), network("resnet20"))
+
+    undisturbed = fit("a")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit("b", Interrupt(3))
+    assert equal(undisturbed.last, fit("b").last)
+
+
+def test_fixed_augmented_views_that_exceed_the_limit_are_refused(tmp_path: Path, cache: FeatureCache) -> None:
+    domain = tiny_domain(tmp_path, augmentation=Augmentation(flip=True))
+    how = replace(training("last_stage", 1), augmented_views=2)
+    small = FeatureCache(cache.store, limit=10_000)
+    with pytest.raises(UserError, match=r"features.augmented_views=2: .* exceeds features.cache_limit_gib"):
+        fit_stage(stage(tmp_path / "a", domain, how, cache=small), network("resnet20"))
 
 
 def test_what_exceeds_the_limit_is_trained_through(tmp_path: Path, domain: Domain, cache: FeatureCache) -> None:

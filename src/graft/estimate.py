@@ -27,7 +27,7 @@ class Work:
     epochs: int
     train_batches: int  # an epoch
     val_batches: int  # an epoch
-    images: int  # of the train and val splits
+    images: int  # of the train and val splits, each counted for every fixed view of it
     solved: bool = False  # a closed form looks at every image before the first epoch
 
 
@@ -124,7 +124,8 @@ def phase_work(training: Training, domain: Domain, phase: ResolvedPhase, solved:
         limited(num_batches(domain, split), settings.get(f"limit_{split}_batches")) for split in ("train", "val")
     )
     epochs = phase.max_epochs if phase.trained_names else 0
-    return Work(epochs, train, val, domain.sizes["train"] + domain.sizes["val"], solved)
+    views = max(1, training.augmented_views) if phase.augment and domain.augmentation is not None else 1
+    return Work(epochs, train, val, views * domain.sizes["train"] + domain.sizes["val"], solved)
 
 
 def num_batches(domain: Domain, split: str) -> int:

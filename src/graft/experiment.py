@@ -35,6 +35,7 @@ class Training:
     max_epochs: int
     seed: int
     callbacks: Callable[[], list[Callback]]  # fresh ones for each fit
+    augmented_views: int = 0  # fixed ones of each image for phases that freeze a prefix and augment; 0: random ones
 
     def plain_trainer(self) -> Trainer:
         """The user's trainer without anything that shows or writes: for its device and precision."""

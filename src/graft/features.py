@@ -7,7 +7,7 @@ too. They are found by the content hash of all that decides them, shared between
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -19,16 +19,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from graft import __version__
 from graft.batch import LabelledBatch
+from graft.data.augment import Augmentation
 from graft.data.datasets import EpochSampler
 from graft.data.domain import Domain
+from graft.data.view import View
 from graft.models.backbones.base import Backbone
 from graft.models.weights import state_sha256
 from graft.records.files import atomic_write_json, read_json
 from graft.records.hashing import content_hash
 from graft.records.store import Store
+from graft.seeds import stable_seed
 
 KIND = "features"
 SHAPE, VALUES = "shape.json", "values.bin"
+Features = dict[str, tuple[Tensor, ...]]  # split -> outputs [n, ...], one for each view
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,30 @@ def in_eval_mode(backbone: Backbone, device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
-def outputs(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Generator[Tensor, None, None]:
+def outputs(
+    prefix: Prefix, domain: Domain, split: str, how: Inference, view: int | None = None
+) -> Generator[Tensor, None, None]:
     """The prefix' outputs [n, ...] for batch after batch of a split, in order, on the CPU.
 
-    The backbone runs in eval mode under the evaluation view, so they are a fixed function of the samples.
+    The backbone runs in eval mode under the evaluation view, or under the augmented view of that number, which is drawn
+    from the domain's split seed. So they are a fixed function of the samples.
     """
     with in_eval_mode(prefix.backbone, how.device):
-        for batch in domain.loader(split):
-            x = domain.view.evaluate(batch.x.to(how.device, non_blocking=True)).to(how.dtype)
+        for index, batch in enumerate(domain.loader(split)):
+            batch = batch._replace(x=batch.x.to(how.device, non_blocking=True))
+            x = view_of(domain, batch, view, index).to(how.dtype)
             with how.context():
                 yield prefix.backbone.forward_to(prefix.cut, x).cpu()
+
+
+def view_of(domain: Domain, batch: LabelledBatch, view: int | None, batch_index: int) -> Tensor:
+    """The evaluation view [n, c, h, w] of a batch, or the augmented one of that number."""
+    if view is None:
+        return domain.view.evaluate(batch.x)
+    assert domain.preprocessing is not None
+    seed = stable_seed(domain.rules.seed, "augmented view", view, batch_index)
+    random = View(domain.preprocessing, domain.augmentation, domain.num_classes)
+    return random.train(batch, torch.Generator(batch.x.device).manual_seed(seed)).x
 
 
 def extract(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Tensor:
@@ -100,38 +118,57 @@ class FeatureCache:
     store: Store
     limit: int
 
-    def get(self, prefix: Prefix, domain: Domain, splits: Sequence[str], how: Inference) -> dict[str, Tensor] | None:
+    def get(
+        self, prefix: Prefix, domain: Domain, splits: Sequence[str], how: Inference, augmented_views: int = 0
+    ) -> Features | None:
         """The prefix' outputs [n, ...] for all samples of each split, computed unless the store has them.
 
-        None where they would exceed the limit.
+        There is one entry for each augmented view of `train` where any is asked for, and one of the evaluation view
+        elsewhere. None where all of them together would exceed the limit.
         """
-        weights = state_sha256(prefix.state())
-        num_samples = sum(domain.sizes[split] for split in splits)
+        views = {split: range(augmented_views) if augmented_views and split == "train" else [None] for split in splits}
+        num_samples = sum(domain.sizes[split] * len(numbers) for split, numbers in views.items())
+        maker = _Maker(self, prefix, state_sha256(prefix.state()), domain, how, num_samples)
         try:
-            return {split: self._get(prefix, weights, domain, split, how, num_samples) for split in splits}
+            return {split: tuple(maker.make(split, view) for view in numbers) for split, numbers in views.items()}
         except _ExceedsLimit:
             return None
-
-    def _get(self, prefix: Prefix, weights: str, domain: Domain, split: str, how: Inference, in_all: int) -> Tensor:
-        def fill(folder: Path) -> None:
-            batches = outputs(prefix, domain, split, how)
-            first = next(batches)
-            one = first[0].numel() * first.element_size()
-            if one * in_all > self.limit:
-                batches.close()
-                raise _ExceedsLimit
-            self.store.make_room(KIND, self.limit, one * domain.sizes[split])
-            write(folder, chain([first], batches), domain.sizes[split])
-
-        with self.store.held(KIND, features_key(prefix, weights, domain, split, how), fill) as folder:
-            return mapped(folder)
 
 
 class _ExceedsLimit(Exception):
     """The outputs of all samples take more than the cache may hold."""
 
 
-def features_key(prefix: Prefix, weights: str, domain: Domain, split: str, how: Inference) -> str:
+@dataclass(frozen=True)
+class _Maker:
+    """Makes entries that belong together."""
+
+    cache: FeatureCache
+    prefix: Prefix
+    weights: str  # hash of the prefix' state
+    domain: Domain
+    how: Inference
+    num_samples: int  # of all entries
+
+    def make(self, split: str, view: int | None) -> Tensor:
+        key = features_key(self.prefix, self.weights, self.domain, split, self.how, view)
+        with self.cache.store.held(KIND, key, lambda folder: self._fill(folder, split, view)) as folder:
+            return mapped(folder)
+
+    def _fill(self, folder: Path, split: str, view: int | None) -> None:
+        batches = outputs(self.prefix, self.domain, split, self.how, view)
+        first = next(batches)
+        one, limit = first[0].numel() * first.element_size(), self.cache.limit
+        if one * self.num_samples > limit:
+            batches.close()
+            raise _ExceedsLimit
+        self.cache.store.make_room(KIND, limit, one * self.domain.sizes[split])
+        write(folder, chain([first], batches), self.domain.sizes[split])
+
+
+def features_key(
+    prefix: Prefix, weights: str, domain: Domain, split: str, how: Inference, view: int | None = None
+) -> str:
     """The hash of all that decides a prefix' outputs, to the last bit; batches of another size may round otherwise."""
     return content_hash(
         {
@@ -140,6 +177,7 @@ def features_key(prefix: Prefix, weights: str, domain: Domain, split: str, how: 
             "weights": weights,
             "data": domain.fingerprint,
             "split": split,
+            "view": None if view is None else [view, asdict(domain.augmentation or Augmentation())],
             "batch_size": domain.batch_size,
             "how": [how.device.type, str(how.dtype), how.precision, how.memory_format],
         }
@@ -184,26 +222,37 @@ class FeatureView:
 
 @dataclass(frozen=True)
 class FeatureDataset(Dataset[LabelledBatch]):
-    """Rows of cached features with their labels; indexed by positions int64 [n]."""
+    """Rows of cached features with their labels; indexed by positions int64 [n], to which n is added for each view."""
 
-    x: Tensor  # [n, ...]
+    x: tuple[Tensor, ...]  # [n, ...] for each view
     y: Tensor  # [n] class indices
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, positions: np.ndarray) -> LabelledBatch:
-        index = torch.from_numpy(positions)
-        return LabelledBatch(self.x[index], self.y[index], index)
+    def __getitem__(self, rows: np.ndarray) -> LabelledBatch:
+        view, index = int(rows[0]) // len(self), torch.from_numpy(rows % len(self))
+        return LabelledBatch(self.x[view][index], self.y[index], index)
+
+
+class ViewSampler(EpochSampler):
+    """One view after the other, a view an epoch."""
+
+    num_views = 1
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        view = (self.first_epoch + self.epoch) % self.num_views
+        for positions in super().__iter__():
+            yield positions + view * self.num_samples
 
 
 class FeatureDomain(LightningDataModule):
     """The train and val splits of a domain as a frozen prefix leaves them.
 
-    It serves the same samples in the same order as the domain it was made from.
+    It serves the same samples in the same order as the domain it was made from, each epoch those of one view.
     """
 
-    def __init__(self, domain: Domain, features: dict[str, Tensor], cut: int) -> None:
+    def __init__(self, domain: Domain, features: Features, cut: int) -> None:
         super().__init__()
         self.view = FeatureView()
         self.cut = cut  # layer groups of the backbone that lie behind
@@ -226,5 +275,6 @@ class FeatureDomain(LightningDataModule):
     def _loader(self, split: str, shuffle: bool) -> DataLoader[LabelledBatch]:
         dataset = self.datasets[split]
         ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer and shuffle else (0, 1)
-        sampler = EpochSampler(len(dataset), self.batch_size, self.seed, self.first_epoch, shuffle, *ranks)
+        sampler = ViewSampler(len(dataset), self.batch_size, self.seed, self.first_epoch, shuffle, *ranks)
+        sampler.num_views = len(dataset.x)
         return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())

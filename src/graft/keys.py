@@ -53,6 +53,7 @@ def stage_key(
             "seed": training.seed,
             "precision": training.precision,
             "memory_format": training.memory_format,
+            "augmented_views": training.augmented_views,
             "trainer": {name: value for name, value in config["trainer"].items() if name not in SHOWS_ONLY},
             "callbacks": config.get("callbacks"),
             "data": domain.fingerprint,

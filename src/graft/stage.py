@@ -25,6 +25,7 @@ from graft.callbacks.checkpoints import (
 from graft.callbacks.progress import StageProgress
 from graft.data.domain import Domain
 from graft.epoch_loop import use_epoch_loop
+from graft.errors import UserError
 from graft.experiment import Training
 from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, extract
 from graft.models.network import Network
@@ -256,16 +257,26 @@ def inference(training: Training, trainer: Trainer, network: Network) -> Inferen
 
 
 def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Inference) -> Domain | FeatureDomain:
-    """The domain itself, or what a frozen prefix of the backbone makes of it where the views are fixed."""
-    fixed_views = not phase.augment or stage.domain.augmentation is None
-    if stage.cache is None or not fixed_views:
+    """The domain itself, or what a frozen prefix of the backbone makes of it where the views are fixed.
+
+    Raises:
+        UserError: the fixed augmented views that were asked for exceed the cache's limit.
+    """
+    random_views = phase.augment and stage.domain.augmentation is not None
+    num_views = stage.training.augmented_views if random_views else 0
+    if stage.cache is None or (random_views and not num_views):
         return stage.domain
     frozen = frozen_prefix(network, phase)
     prefix = Prefix(network.backbone, max(cut for cut in network.backbone.cut_points() if cut <= frozen))
     if prefix.cut == 0:
         return stage.domain
     splits = [split for split in ("train", "val") if stage.domain.sizes[split]]
-    features = stage.cache.get(prefix, stage.domain, splits, how)
+    features = stage.cache.get(prefix, stage.domain, splits, how, num_views)
+    if features is None and num_views:
+        raise UserError(
+            f"features.augmented_views={num_views}: what phase {phase.name!r} makes of so many views exceeds "
+            "features.cache_limit_gib; raise that limit, or ask for fewer views"
+        )
     return stage.domain if features is None else FeatureDomain(stage.domain, features, prefix.cut)
 
 
@@ -322,7 +333,7 @@ def backbone_features(domain: Domain, network: Network, how: Inference, cache: F
     """Features [n, d] of the domain's training samples, float32."""
     whole = Prefix.whole(network.backbone)
     kept = cache.get(whole, domain, ["train"], how) if cache is not None else None
-    return (kept["train"] if kept is not None else extract(whole, domain, "train", how)).float()
+    return (kept["train"][0] if kept is not None else extract(whole, domain, "train", how)).float()
 
 
 def resolve_state(stage: Stage, network: Network, state: State) -> State:

@@ -59,6 +59,16 @@ def test_the_default_is_sound(composed: Composed) -> None:
             "strategy 'lp_ft': its 2 phases need at least 2 epochs; max_epochs is 1",
         ),
         (["baselines=[gradual_unfreeze]", "trainer.max_epochs=4"], "strategy 'gradual_unfreeze': its 5 phases need"),
+        (["features.cache_limit_gib=-1"], "features.cache_limit_gib=-1; expected 0 (keep none) or more"),
+        (["features.augmented_views=-1"], "features.augmented_views=-1; expected 0 (random views) or more"),
+        (
+            ["features.augmented_views=2", "features.cache_limit_gib=0"],
+            "features.augmented_views=2: these are kept, but features.cache_limit_gib=0 keeps none",
+        ),
+        (
+            ["features.augmented_views=2", "target.augmentation.mixup=0.2"],
+            "features.augmented_views=2: a fixed view is one image's own; set target.augmentation.mixup=0",
+        ),
         (["backbone=timm", "backbone.name=resnet10x", "backbone.weights=x"], "backbone.name=resnet10x"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,10 @@ def build_experiment(config: Config) -> Experiment:
         mapping=factory(config["mapping"]),
         head=factory(config["head"]),
         pretrain=make_training(config, pretrain, pretrain["max_epochs"], pretrain["seed"]),
-        transfer=make_training(config, config, config["trainer"]["max_epochs"], config["seed"]),
+        transfer=replace(
+            make_training(config, config, config["trainer"]["max_epochs"], config["seed"]),
+            augmented_views=config["features"]["augmented_views"],
+        ),
         baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
         selection=config["selection"],
         logger=make_logger(config["logger"]),

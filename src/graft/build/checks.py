@@ -45,10 +45,20 @@ def check_name(config: Config) -> Iterator[str]:
 
 
 def check_features(config: Config) -> Iterator[str]:
-    """The limit on kept features is one."""
-    limit = config["features"]["cache_limit_gib"]
+    """The limit on kept features is one, and fixed views can be kept."""
+    limit, num_views = config["features"]["cache_limit_gib"], config["features"]["augmented_views"]
     if limit < 0:
         yield f"features.cache_limit_gib={limit}; expected 0 (keep none) or more"
+    if num_views < 0:
+        yield f"features.augmented_views={num_views}; expected 0 (random views) or more"
+    if num_views > 0 and limit == 0:
+        yield f"features.augmented_views={num_views}: these are kept, but features.cache_limit_gib=0 keeps none"
+    mixing = [name for name in ("mixup", "cutmix") if (config["target"].get("augmentation") or {}).get(name)]
+    if num_views > 0 and mixing:
+        yield (
+            f"features.augmented_views={num_views}: a fixed view is one image's own; "
+            f"set target.augmentation.{mixing[0]}=0, or ask for random views (0)"
+        )
 
 
 def check_epochs(config: Config) -> Iterator[str]:
@@ -197,7 +207,7 @@ def _without_memory(build: Callable[[], Any]) -> Any:
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that each looks at
     (check_source, ("source", "backbone", "strategy", "mapping")),
     (check_name, ("name",)),
-    (check_features, ("features",)),
+    (check_features, ("features", "target")),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision", "optimizer")),

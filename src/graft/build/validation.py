@@ -62,7 +62,7 @@ SETTINGS: dict[str, Any] = {
 INSIDE: dict[str, dict[str, Any]] = {
     "precision": {"value": Precision},
     "paths": {"data": str, "outputs": str, "store": str},
-    "features": {"cache_limit_gib": float},
+    "features": {"cache_limit_gib": float, "augmented_views": int},
     "pretrain": {"max_epochs": int, "seed": int},
     "backbone": {"weights": str, "reinitialise": list[str]},
 }

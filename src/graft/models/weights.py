@@ -129,7 +129,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 def _values_sha256(tensor: Tensor) -> str:
     values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return sha256(memoryview(values.numpy())).hexdigest()
+    return sha256(values.numpy().data).hexdigest()
 
 
 def _download(name: str, backbone: Backbone) -> WeightsFile:
