@@ -42,9 +42,7 @@ def logme(features: Tensor, labels: Tensor) -> float:
     in_span = (axes.scores.T @ y).square() / axes.squares[:, None]  # [r, k] squared parts of y along the axes
     squares = axes.squares / axes.squares.max() if len(axes.squares) else axes.squares  # the evidence ignores the scale
     outside = (y.sum(0) - in_span.sum(0)).clamp(min=0) if len(squares) < len(x) else y.new_zeros(num_classes)
-    evidences = [
-        max_log_evidence(squares, in_span[:, index], outside[index], len(x)) for index in range(num_classes)
-    ]
+    evidences = [max_log_evidence(squares, in_span[:, index], outside[index], len(x)) for index in range(num_classes)]
     return sum(evidences) / num_classes / len(x)
 
 

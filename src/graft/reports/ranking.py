@@ -1,0 +1,174 @@
+"""The table of a ranking: candidates by their scores, what those cost, and how well they agree with fine-tuning."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from scipy.stats import weightedtau
+
+from graft.reports.settings import ABSENT, Record, setting, short_names
+from graft.reports.tables import ACCURACY, finished, newest_of_repeated, split_by_fingerprint, spread
+from graft.reports.terminal import with_spread
+
+Row = Mapping[str, Any]  # what a ranking says of one candidate
+
+NOT_COMPARED = ("name", "baselines")  # parts of a run's configuration that its accuracy does not depend on
+CAPTION = "higher scores promise better transfer"
+
+
+def in_order(rows: Sequence[Row], by: str) -> list[Row]:
+    """The candidates from the highest value of a score to the lowest; those without a value come last."""
+    return sorted(rows, key=lambda row: (row["scores"][by] is None, -(row["scores"][by] or 0.0)))
+
+
+def fine_tuned(row: Row, records: Sequence[Record]) -> dict[str, Any] | None:
+    """Mean test accuracy, its spread and the seeds of the candidate's own runs; None where there are none.
+
+    A candidate's runs are those of its configuration, whatever their seeds and baselines, on the same data. Of runs
+    that differ in code, packages or device, which are not averaged, the group that holds the latest one counts.
+    """
+    wanted = what_is_run(row["config"])
+    own = [
+        record
+        for record in newest_of_repeated(finished(records))
+        if what_is_run(record["config"]) == wanted and record["fingerprints"]["target_data"] == row["target_data"]
+    ]
+    if not own:
+        return None
+    latest = max(split_by_fingerprint(own), key=lambda part: max(str(record["finished"]) for record in part))
+    figure = spread([record["metrics"][ACCURACY] for record in latest])
+    assert figure is not None
+    return figure | {"n": len(latest), "seeds": sorted(record["seed"] for record in latest)}
+
+
+def what_is_run(config: Mapping[str, Any]) -> dict[str, str]:
+    """All of a configuration that decides the accuracy of its runs, seeds aside."""
+    return {key: value for key, value in setting({"config": config}).items() if key.split(".")[0] not in NOT_COMPARED}
+
+
+def weighted_taus(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float | None]:
+    """Kendall's tau, weighted towards the top of both orders (Vigna 2015), of each score and fine-tuned accuracy.
+
+    Taken over the candidates that have both; None where these are fewer than two, or all alike.
+    """
+    taus: dict[str, float | None] = {}
+    for name in names:
+        pairs = [
+            (row["scores"][name], row["fine_tuned"]["mean"])
+            for row in rows
+            if row["fine_tuned"] is not None and row["scores"][name] is not None
+        ]
+        values = [set(column) for column in zip(*pairs, strict=True)]
+        comparable = len(pairs) > 1 and all(len(column) > 1 for column in values)
+        taus[name] = float(weightedtau(*zip(*pairs, strict=True)).statistic) if comparable else None
+    return taus
+
+
+def print_ranking(ranking: Mapping[str, Any], console: Console) -> None:
+    """The table of a ranking, as it is in its JSON file."""
+    rows = in_order(ranking["candidates"], ranking["by"])
+    first = rows[0]
+    console.print()
+    samples = f"{first['num_samples']} training samples of {first['num_classes']} classes"
+    console.print(Text(f"{ranking['target']}, {samples}, sorted by {ranking['by']}", style="bold"))
+    console.print(ranking_table(rows, ranking))
+    notes = [CAPTION, "seconds in all; those of pretraining as it took when it was done"]
+    if any(value is None for row in rows for value in row["scores"].values()):
+        notes.append(f"{ABSENT}: needs the source's classifier, which the weights do not come with")
+    console.print(Text("; ".join(notes), style="dim"))
+
+
+def ranking_table(rows: Sequence[Row], ranking: Mapping[str, Any]) -> Table:
+    """One line a candidate; below them the seconds of each column, and where there are runs to compare, the taus."""
+    names, compared = ranking["scores"], any(row["fine_tuned"] for row in rows)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    headings, *cells = candidate_cells(rows)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for heading in ("pretrain", "features", *names, *(["fine-tuned"] if compared else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    best = {name: max((v for row in rows if (v := row["scores"][name]) is not None), default=None) for name in names}
+    for row, own in zip(rows, cells, strict=True):
+        figures = [seconds(row["pretrain_seconds"]), seconds(row["features_seconds"])]
+        scores = [score_text(row["scores"][name], best[name]) for name in names]
+        table.add_row(*own, *figures, *scores, *([with_spread(row["fine_tuned"])] if compared else []))
+    blank = [""] * (len(headings) - 1)
+    spent = [total([row["pretrain_seconds"] for row in rows]), total([row["features_seconds"] for row in rows])]
+    spent += [total([row["score_seconds"][name] for row in rows]) for name in names]
+    table.add_section()
+    table.add_row("seconds", *blank, *spent, *([""] if compared else []), style="dim")
+    if compared:
+        taus = ranking["weighted_tau"]
+        table.add_row("weighted tau", *blank, "", "", *(tau_text(taus[name]) for name in names), "", style="bold")
+    return table
+
+
+def candidate_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """What tells candidates apart, as typed: a line of headings, then one for each candidate; paths by their last part.
+
+    >>> rows = [{"overrides": ["a=1", "b.x=/d/u.npz"]}, {"overrides": ["a=1", "b.x=/d/v.npz"]}]
+    >>> candidate_cells(rows)
+    [['x'], ['u.npz'], ['v.npz']]
+    """
+    typed = [dict(text.lstrip("+").split("=", 1) for text in row["overrides"]) for row in rows]
+    keys = dict.fromkeys(key for one in typed for key in one)
+    columns = {key: [one.get(key, ABSENT) for one in typed] for key in keys}
+    apart = {key: shortened(column) for key, column in columns.items() if len(set(column)) > 1}
+    if not apart:
+        return [["candidate"], *([" ".join(row["overrides"]) or "default"] for row in rows)]
+    return [list(short_names(list(apart)).values()), *map(list, zip(*apart.values(), strict=True))]
+
+
+def shortened(column: Sequence[str]) -> list[str]:
+    """Paths by their last part, where that leaves as many different ones."""
+    short = [Path(value).name if "/" in value else value for value in column]
+    return short if len(set(short)) == len(set(column)) else list(column)
+
+
+def score_text(value: float | None, best: float | None) -> Text:
+    """A score with three decimals, bold where it is the best of its column."""
+    return Text(ABSENT) if value is None else Text(f"{value:.3f}", style="bold" if value == best else "")
+
+
+def tau_text(value: float | None) -> str:
+    """A rank correlation."""
+    return ABSENT if value is None else f"{value:+.2f}"
+
+
+def seconds(value: float) -> str:
+    """Seconds with one decimal, or two below a tenth.
+
+    >>> seconds(12.34), seconds(0.034)
+    ('12.3', '0.03')
+    """
+    return f"{value:.1f}" if value >= 0.1 else f"{value:.2f}"
+
+
+def total(values: Sequence[float | None]) -> str:
+    """The sum of seconds; nothing where there are none."""
+    known = [value for value in values if value is not None]
+    return seconds(sum(known)) if known else ABSENT
+
+
+def ranking_csv(ranking: Mapping[str, Any]) -> str:
+    """One line a candidate, in order: rank, what it is, scores, what each cost, and its fine-tuned accuracy."""
+    lines = []
+    for place, row in enumerate(in_order(ranking["candidates"], ranking["by"]), 1):
+        line = {"rank": place, "candidate": " ".join(row["overrides"])}
+        line |= {name: row[name] for name in ("weights", "num_samples", "num_classes", "num_features")}
+        line |= dict(row["scores"])
+        line |= {name: row[name] for name in ("pretrain_seconds", "features_seconds")}
+        line |= {f"{name}_seconds": value for name, value in row["score_seconds"].items()}
+        figure = row["fine_tuned"] or {}
+        line |= {"fine_tuned": figure.get("mean"), "fine_tuned_std": figure.get("std"), "runs": figure.get("n", 0)}
+        lines.append(line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
