@@ -1,8 +1,8 @@
 """H-score: how much of the features' variation tells the classes apart."""
 
-import torch
 from torch import Tensor
 
+from graft.models.heads.ridge import principal_axes
 from graft.models.mappings.alignment import shrunk_covariance
 from graft.scores.base import class_indices, class_means, double
 
@@ -26,10 +26,10 @@ def h_score(features: Tensor, labels: Tensor) -> float:
     x = double(features)
     indices, num_classes = class_indices(labels)
     x = x - x.mean(0)
-    if not x.any():
-        return 0.0
-    covariance, shrinkage = shrunk_covariance(x)
-    means, counts = class_means(x, indices, num_classes)
-    weighted = means * (counts / len(x)).sqrt()[:, None]  # [k, d]; C_z = weighted' weighted
-    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), weighted.T, upper=False)
-    return float((1 - shrinkage) * whitened.square().sum())
+    _, shrinkage = shrunk_covariance(x)
+    axes = principal_axes(x)  # in them C_f is diagonal; what lies outside them is no part of C_z
+    variances = axes.squares / len(x)
+    shrunk = shrinkage * variances.sum() / x.shape[1] + (1 - shrinkage) * variances
+    means, counts = class_means(axes.scores, indices, num_classes)
+    between = (counts[:, None] * means.square()).sum(0) / len(x)  # [r], the diagonal of C_z
+    return float(((1 - shrinkage) * between / shrunk).sum())
