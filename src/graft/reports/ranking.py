@@ -18,7 +18,8 @@ from graft.reports.terminal import with_spread
 Row = Mapping[str, Any]  # what a ranking says of one candidate
 
 NOT_COMPARED = ("name", "baselines")  # parts of a run's configuration that its accuracy does not depend on
-CAPTION = "higher scores promise better transfer"
+TAU = "weighted Kendall tau"
+CAPTION = "higher scores promise better transfer; pretraining in the seconds that it once took"
 
 
 def in_order(rows: Sequence[Row], by: str) -> list[Row]:
@@ -77,56 +78,54 @@ def print_ranking(ranking: Mapping[str, Any], console: Console) -> None:
     samples = f"{first['num_samples']} training samples of {first['num_classes']} classes"
     console.print(Text(f"{ranking['target']}, {samples}, sorted by {ranking['by']}", style="bold"))
     console.print(ranking_table(rows, ranking))
-    notes = [CAPTION, "seconds in all; those of pretraining as it took when it was done"]
+    console.print(Text(CAPTION, style="dim"))
     if any(value is None for row in rows for value in row["scores"].values()):
-        notes.append(f"{ABSENT}: needs the source's classifier, which the weights do not come with")
-    console.print(Text("; ".join(notes), style="dim"))
+        console.print(Text(f"{ABSENT}: needs the source's classifier, which is not known", style="dim"))
 
 
 def ranking_table(rows: Sequence[Row], ranking: Mapping[str, Any]) -> Table:
     """One line a candidate; below them the seconds of each column, and where there are runs to compare, the taus."""
     names, compared = ranking["scores"], any(row["fine_tuned"] for row in rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    headings, *cells = candidate_cells(rows)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    table.add_column("candidate", overflow="fold", min_width=len(TAU))
     for heading in ("pretrain", "features", *names, *(["fine-tuned"] if compared else [])):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)
     best = {name: max((v for row in rows if (v := row["scores"][name]) is not None), default=None) for name in names}
-    for row, own in zip(rows, cells, strict=True):
-        figures = [seconds(row["pretrain_seconds"]), seconds(row["features_seconds"])]
+    for row, label in zip(rows, labels([row["overrides"] for row in rows]), strict=True):
+        spent = [seconds(row["pretrain_seconds"]), seconds(row["features_seconds"])]
         scores = [score_text(row["scores"][name], best[name]) for name in names]
-        table.add_row(*own, *figures, *scores, *([with_spread(row["fine_tuned"])] if compared else []))
-    blank = [""] * (len(headings) - 1)
-    spent = [total([row["pretrain_seconds"] for row in rows]), total([row["features_seconds"] for row in rows])]
+        table.add_row(Text(label), *spent, *scores, *([with_spread(row["fine_tuned"])] if compared else []))
+    spent = [total([row[name] for row in rows]) for name in ("pretrain_seconds", "features_seconds")]
     spent += [total([row["score_seconds"][name] for row in rows]) for name in names]
     table.add_section()
-    table.add_row("seconds", *blank, *spent, *([""] if compared else []), style="dim")
+    table.add_row("seconds", *spent, style="dim")
     if compared:
         taus = ranking["weighted_tau"]
-        table.add_row("weighted tau", *blank, "", "", *(tau_text(taus[name]) for name in names), "", style="bold")
+        table.add_row(TAU, "", "", *(tau_text(taus[name]) for name in names), style="bold")
     return table
 
 
-def candidate_cells(rows: Sequence[Row]) -> list[list[str]]:
-    """What tells candidates apart, as typed: a line of headings, then one for each candidate; paths by their last part.
+def labels(candidates: Sequence[Sequence[str]]) -> list[str]:
+    """What tells the overrides of candidates apart, with the last parts of keys and paths.
 
-    >>> rows = [{"overrides": ["a=1", "b.x=/d/u.npz"]}, {"overrides": ["a=1", "b.x=/d/v.npz"]}]
-    >>> candidate_cells(rows)
-    [['x'], ['u.npz'], ['v.npz']]
+    >>> labels([["a=1", "b.x=/d/u.npz"], ["a=1", "b.x=/d/v.npz"]])
+    ['x=u.npz', 'x=v.npz']
     """
-    typed = [dict(text.lstrip("+").split("=", 1) for text in row["overrides"]) for row in rows]
+    split = [[text.lstrip("+~").partition("=") for text in overrides] for overrides in candidates]
+    typed = [{key: value for key, _, value in one} for one in split]
     keys = dict.fromkeys(key for one in typed for key in one)
-    columns = {key: [one.get(key, ABSENT) for one in typed] for key in keys}
-    apart = {key: shortened(column) for key, column in columns.items() if len(set(column)) > 1}
-    if not apart:
-        return [["candidate"], *([" ".join(row["overrides"]) or "default"] for row in rows)]
-    return [list(short_names(list(apart)).values()), *map(list, zip(*apart.values(), strict=True))]
+    columns = {key: [one.get(key) for one in typed] for key in keys}
+    apart = {key: shortened(column) for key, column in columns.items() if len(set(column)) > 1 or len(typed) == 1}
+    names = short_names(list(apart))
+    return [
+        " ".join(f"{names[key]}={column[i]}" for key, column in apart.items() if column[i] is not None) or "default"
+        for i in range(len(typed))
+    ]
 
 
-def shortened(column: Sequence[str]) -> list[str]:
+def shortened(column: Sequence[str | None]) -> list[str | None]:
     """Paths by their last part, where that leaves as many different ones."""
-    short = [Path(value).name if "/" in value else value for value in column]
+    short = [Path(value).name if value is not None and "/" in value else value for value in column]
     return short if len(set(short)) == len(set(column)) else list(column)
 
 

@@ -24,7 +24,7 @@ from hydra.core.config_loader import ConfigLoader
 
 from graft.cli.arguments import add_composition, command_parser, parse
 from graft.cli.catalogue import choices
-from graft.cli.compose import compose_sweep, group_config, hydra_application, own_overrides, refuse, refuse_jobs
+from graft.cli.compose import compose_sweep, group_config, hydra_application, refuse, refuse_jobs
 from graft.cli.folders import claimed
 from graft.cli.jobs import check, interrupts, log_to_terminal
 from graft.errors import UserError, did_you_mean
@@ -44,10 +44,6 @@ class Candidates:
 
     jobs: list[list[str]]  # the overrides of each
     configs: list[dict[str, Any]]  # plain and resolved
-
-    def label(self, index: int) -> str:
-        """What sets a candidate apart from the others."""
-        return own_overrides(self.jobs[index], self.jobs) or f"candidate {index}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -194,14 +190,15 @@ def judge_all(candidates: Candidates, scores: dict[str, Any], folder: Path) -> l
     from graft.build.assembly import build_experiment, make_scores
     from graft.pipeline import load_weights_file
     from graft.ranking import judge
+    from graft.reports.ranking import labels
     from graft.threads import paying_threads
 
     functions = make_scores(scores)
     for config in candidates.configs:
         load_weights_file(build_experiment(config))
     rows = []
-    for index, config in enumerate(candidates.configs):
-        print(f"candidate {index} ({index + 1} of {len(candidates.configs)}): {candidates.label(index)}", flush=True)
+    for index, (config, label) in enumerate(zip(candidates.configs, labels(candidates.jobs), strict=True)):
+        print(f"candidate {index + 1} of {len(candidates.configs)}: {label}", flush=True)
         experiment = build_experiment(config)
         with interrupts(), paying_threads(experiment):
             judged = judge(experiment, functions, folder / str(index))
