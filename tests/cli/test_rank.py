@@ -18,7 +18,8 @@ SOURCES = "source=arrays", "source.path=one.npz,other.npz"
 
 
 @pytest.fixture
-def images(empty_folder: Path) -> Path:
+def images(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COLUMNS", "200")
     write_arrays(empty_folder / "target.npz", seed=2)
     write_arrays(empty_folder / "one.npz", seed=1, num_classes=4)
     write_arrays(empty_folder / "other.npz", seed=3, num_classes=2)
@@ -75,7 +76,6 @@ def test_the_commands_it_names_lead_to_a_comparison(images: Path, capsys: pytest
         assert main(words) == 0
     out = capsys.readouterr().out
     assert "weighted Kendall tau" in out
-    assert "fine-tuned" in out
     for row in ranking(images)["candidates"]:
         assert row["fine_tuned"]["n"] == 1
         assert 0 <= row["fine_tuned"]["mean"] <= 1
@@ -113,26 +113,20 @@ def test_adding_a_score_is_one_file_and_one_yaml(images: Path, monkeypatch: pyte
 
 
 def test_an_interrupted_ranking_is_continued_and_a_failed_one_says_so(
-    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["rank", *TINY, *TARGET, *SOURCES, "--scores", "knn"]
+    for error, code, status in ((KeyboardInterrupt(), 130, "running"), (RuntimeError("out of luck"), 1, "failed")):
 
-    def ending(error: BaseException) -> None:
-        def judge(*_: Any) -> None:
+        def judge(*_: Any, error: BaseException = error) -> None:
             raise error
 
-        monkeypatch.setattr("graft.ranking.judge", judge)
-
-    with monkeypatch.context():
-        ending(KeyboardInterrupt())
-        assert main(words) == 130
-        assert ranking(images)["status"] == "running"
-        ending(RuntimeError("out of luck"))
-        assert main(words) == 1
-        assert ranking(images) | {"status": "failed", "error": "out of luck"} == ranking(images)
-    assert len(list(images.glob("outputs/rank/*"))) == 1
-    monkeypatch.undo()
-    monkeypatch.chdir(images)
+        with monkeypatch.context() as patch:
+            patch.setattr("graft.ranking.judge", judge)
+            assert main(words) == code
+        assert ranking(images)["status"] == status
+        assert len(list(images.glob("outputs/rank/*"))) == 1
+    assert ranking(images)["error"] == "out of luck"
     assert main(words) == 0
     assert len(list(images.glob("outputs/rank/*"))) == 2
 

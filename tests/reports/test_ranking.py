@@ -139,9 +139,23 @@ def test_the_table_shows_scores_costs_and_taus() -> None:
     assert "needs the source's classifier" in text
 
 
+def test_a_narrow_console_shows_every_score_whole() -> None:
+    names = ["h_score", "knn", "leep", "linear_probe", "logme", "nce", "transrate"]
+    values = dict.fromkeys(names, -10.123)
+    long = ["backbone=mobilenet_v2", "backbone.weights=/somewhere/mobilenet_v2_imagenet.safetensors"]
+    wide = row(0.5, 0.9, overrides=long, scores=values, score_seconds=values)
+    console = Console(file=io.StringIO(), width=80)
+    print_ranking(ranking(wide) | {"scores": names, "weighted_tau": dict.fromkeys(names, 0.5)}, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("-10.123") == 7
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "pretrain " not in text
+
+
 def test_the_table_without_runs_has_no_place_for_them() -> None:
     text = printed(row(0.5), row(0.25))
-    assert "fine-tuned" not in text
+    assert "tuned" not in text
     assert "tau" not in text
 
 

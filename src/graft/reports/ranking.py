@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 from scipy.stats import weightedtau
@@ -18,7 +19,8 @@ from graft.reports.terminal import with_spread
 Row = Mapping[str, Any]  # what a ranking says of one candidate
 
 NOT_COMPARED = ("name", "baselines")  # parts of a run's configuration that its accuracy does not depend on
-TAU = "weighted Kendall tau"
+COSTS = {"pretrain": "pretrain_seconds", "features": "features_seconds"}  # heading -> key of the seconds
+LEAST_NAME = 11  # columns for a candidate's name, however narrow the console
 CAPTION = "higher scores promise better transfer; pretraining in the seconds that it once took"
 
 
@@ -77,31 +79,48 @@ def print_ranking(ranking: Mapping[str, Any], console: Console) -> None:
     console.print()
     samples = f"{first['num_samples']} training samples of {first['num_classes']} classes"
     console.print(Text(f"{ranking['target']}, {samples}, sorted by {ranking['by']}", style="bold"))
-    console.print(ranking_table(rows, ranking))
+    console.print(fitting_table(rows, ranking, console))
     console.print(Text(CAPTION, style="dim"))
     if any(value is None for row in rows for value in row["scores"].values()):
         console.print(Text(f"{ABSENT}: needs the source's classifier, which is not known", style="dim"))
 
 
-def ranking_table(rows: Sequence[Row], ranking: Mapping[str, Any]) -> Table:
-    """One line a candidate; below them the seconds of each column, and where there are runs to compare, the taus."""
-    names, compared = ranking["scores"], any(row["fine_tuned"] for row in rows)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("candidate", overflow="fold", min_width=len(TAU))
-    for heading in ("pretrain", "features", *names, *(["fine-tuned"] if compared else [])):
-        table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)
-    best = {name: max((v for row in rows if (v := row["scores"][name]) is not None), default=None) for name in names}
-    for row, label in zip(rows, labels([row["overrides"] for row in rows]), strict=True):
-        spent = [seconds(row["pretrain_seconds"]), seconds(row["features_seconds"])]
-        scores = [score_text(row["scores"][name], best[name]) for name in names]
-        table.add_row(Text(label), *spent, *scores, *([with_spread(row["fine_tuned"])] if compared else []))
-    spent = [total([row[name] for row in rows]) for name in ("pretrain_seconds", "features_seconds")]
-    spent += [total([row["score_seconds"][name] for row in rows]) for name in names]
+def fitting_table(rows: Sequence[Row], ranking: Mapping[str, Any], console: Console) -> Table:
+    """The table, without the seconds of pretraining and features where the console has no room for them."""
+    names = labels([row["overrides"] for row in rows])
+    unlimited = console.options.update(max_width=10_000)
+    least = Measurement.get(console, unlimited, ranking_table(rows, [""] * len(rows), ranking, COSTS)).maximum
+    return ranking_table(rows, names, ranking, COSTS if least <= console.width else {})
+
+
+def ranking_table(
+    rows: Sequence[Row], names: Sequence[str], ranking: Mapping[str, Any], costs: Mapping[str, str]
+) -> Table:
+    """One line a candidate; below them the seconds of each column, and where there are runs to compare, the taus.
+
+    Args:
+        rows: in order.
+        names: of the candidates.
+        ranking: as in its JSON file.
+        costs: heading -> key of the seconds, beside those of the scores, that are shown.
+    """
+    scores, compared = ranking["scores"], any(row["fine_tuned"] for row in rows)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("candidate", overflow="fold", min_width=LEAST_NAME)
+    for heading in (*costs, *scores, *(["fine-tuned"] if compared else [])):
+        table.add_column(heading.replace("_", "\n").replace("-", "-\n"), justify="right", no_wrap=True)
+    best = {name: max((v for row in rows if (v := row["scores"][name]) is not None), default=None) for name in scores}
+    for row, name in zip(rows, names, strict=True):
+        figures = [seconds(row[key]) for key in costs.values()]
+        values = [score_text(row["scores"][score], best[score]) for score in scores]
+        table.add_row(Text(name), *figures, *values, *([with_spread(row["fine_tuned"])] if compared else []))
+    spent = [total([row[key] for row in rows]) for key in costs.values()]
+    spent += [total([row["score_seconds"][score] for row in rows]) for score in scores]
     table.add_section()
     table.add_row("seconds", *spent, style="dim")
     if compared:
         taus = ranking["weighted_tau"]
-        table.add_row(TAU, "", "", *(tau_text(taus[name]) for name in names), style="bold")
+        table.add_row("weighted Kendall tau", *[""] * len(costs), *(tau_text(taus[name]) for name in scores))
     return table
 
 
