@@ -227,12 +227,17 @@ def _decouples_weight_decay(optimizer: Callable[..., Optimizer]) -> bool:
     return kind is AdamW
 
 
-def logistic_path(features: Tensor, labels: Tensor, num_classes: int, strengths: Sequence[float]) -> Heads:
+def logistic_path(
+    features: Tensor, labels: Tensor, num_classes: int, strengths: Sequence[float], tolerance: float = 1e-7
+) -> Heads:
     """Minimise mean cross-entropy + strength / 2 ||W||^2 over W [k, d] and b [k], b not penalised, for each strength.
 
     L-BFGS (Liu and Nocedal 1989) goes from the strongest regularisation to the weakest and starts each problem from
     the solution before it (Friedman et al. 2010, 2.5). `strength` is 1 / (n C) of scikit-learn's LogisticRegression.
     It works in the precision of the features [n, d]; `labels` are class indices [n].
+
+    A solution is one where no component of the gradient exceeds `tolerance`: 1e-7 gives coefficients to four digits in
+    float64, while float32 stops where its rounding ends the descent.
 
     Returns:
         The heads in the order of `strengths`.
@@ -247,20 +252,21 @@ def logistic_path(features: Tensor, labels: Tensor, num_classes: int, strengths:
     bias = features.new_zeros(num_classes).requires_grad_()
     solved: dict[float, tuple[Tensor, Tensor]] = {}
     for strength in sorted(set(strengths), reverse=True):
-        _minimise(features, labels, weight, bias, strength)
+        _minimise(features, labels, weight, bias, strength, tolerance)
         solved[strength] = (weight.detach().clone(), bias.detach().clone())
     weights, biases = zip(*(solved[strength] for strength in strengths), strict=True)
     return Heads(torch.stack(weights), torch.stack(biases))
 
 
-def _minimise(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, strength: float) -> None:
+def _minimise(
+    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, strength: float, tolerance: float
+) -> None:
     """Move weight [k, d] and bias [k] to the minimum for one strength."""
     solver = LBFGS(
         [weight, bias],
         max_iter=MAX_ITERATIONS,
         max_eval=2 * MAX_ITERATIONS,
-        # What coefficients to four digits take in float64; float32 stops where its rounding ends the descent.
-        tolerance_grad=1e-7,
+        tolerance_grad=tolerance,
         tolerance_change=1e-12,
         history_size=20,
         line_search_fn="strong_wolfe",

@@ -47,3 +47,26 @@ def test_the_classical_case_beats_scratch(graft: Graft, tmp_path: Path, shared: 
     done = graft("experiment=cifar10_to_cifar100", *source, *target, *brief)
     assert done.returncode == 0, done.stderr
     assert record(tmp_path)["transfer"]["gain"] > 0
+
+
+def test_a_ranking_of_four_backbones_is_that_of_their_accuracies(graft: Graft, tmp_path: Path, shared: Path) -> None:
+    weights, cifar10 = shared / "weights", shared / "data" / "cifar10_15k.npz"
+    target = (f"target.path={shared / 'data' / 'office_caltech10'}", "target.domain=webcam", "target.test_fraction=0.4")
+    words = (*PROBE, "target=image_folder", *target, "target.labels_per_class=5", "pretrain.max_epochs=2")
+    candidates = (
+        " ".join(mobilenet(shared)),
+        f"backbone=squeezenet1_1 backbone.weights={weights / 'squeezenet1_1_imagenet.safetensors'}",
+        f"source=none backbone=resnet20 backbone.weights={weights / 'resnet20_cifar10.safetensors'}",
+        f"source=arrays source.path={cifar10}",
+    )
+    for candidate in candidates:
+        done = graft(*words, *candidate.split())
+        assert done.returncode == 0, done.stderr
+    options = (word for candidate in candidates for word in ("--candidate", candidate))
+    done = graft("rank", *words, *options, "--runs", "outputs")
+    assert done.returncode == 0, done.stderr
+    [path] = tmp_path.glob("outputs/rank/*/ranking.json")
+    ranking = json.loads(path.read_text())
+    assert all(row["fine_tuned"]["n"] == 1 for row in ranking["candidates"])
+    for score in ("logme", "h_score", "knn", "linear_probe"):
+        assert ranking["weighted_tau"][score] > 0.5

@@ -55,5 +55,7 @@ def test_ridge_head_is_scikit_learns(n: int, d: int) -> None:
 def test_shrunk_covariance_is_scikit_learns(n: int, d: int) -> None:
     x, _, _ = samples(n, d)
     centred = x - x.mean(0)
-    expected, _ = ledoit_wolf(centred, assume_centered=True)
-    np.testing.assert_allclose(shrunk_covariance(torch.from_numpy(centred)).numpy(), expected, rtol=1e-9, atol=1e-12)
+    expected, expected_shrinkage = ledoit_wolf(centred, assume_centered=True)
+    covariance, shrinkage = shrunk_covariance(torch.from_numpy(centred))
+    np.testing.assert_allclose(covariance.numpy(), expected, rtol=1e-9, atol=1e-12)
+    assert float(shrinkage) == pytest.approx(expected_shrinkage, rel=1e-9)

@@ -15,6 +15,7 @@ from graft.build.remember import remembered
 from graft.build.targets import arguments_of
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
+from graft.scores.base import Score
 from graft.strategies.phases import Strategy
 
 Config = dict[str, Any]
@@ -79,6 +80,11 @@ def make_training(config: Config, stage: Config, max_epochs: int, seed: int) -> 
 def make_strategy(node: Config) -> Strategy:
     """The strategy; one for all runs that name it, since nothing in it changes."""
     return remembered("strategy", node, lambda: make(node))
+
+
+def make_scores(nodes: Config) -> dict[str, Score]:
+    """The transferability scores by name."""
+    return {name: make(node) for name, node in nodes.items()}
 
 
 def make_callbacks(nodes: Config) -> list[Callback]:

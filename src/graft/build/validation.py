@@ -9,6 +9,7 @@ from graft.build.checks import check_all
 from graft.build.targets import SPECIAL, arguments_of, check_target, is_missing, missing_inside
 from graft.build.values import describe, fits
 from graft.errors import UserError, did_you_mean
+from graft.scores.base import INPUTS
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ TRAINER = Part(
         "use_distributed_sampler",
     )
 )
+SCORE = Part(supplied=INPUTS)
 Precision = Literal["auto", "32", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
 STAGE = {"strategy": Part(), "objective": Part(), "optimizer": OPTIMIZER, "scheduler": Part()}
 PARTS = {
@@ -76,6 +78,11 @@ def validate(config: dict[str, Any]) -> list[str]:
     errors = list(dict.fromkeys(_structure(config)))
     broken = {re.split(r"[.:=]", error)[0] for error in errors}
     return [*errors, *check_all(config, broken)]
+
+
+def validate_scores(nodes: dict[str, dict[str, Any]]) -> list[str]:
+    """Every error in the plain configurations of transferability scores, by name."""
+    return [error for name, node in nodes.items() for error in _part(f"score/{name}", node, SCORE)]
 
 
 def _structure(config: dict[str, Any]) -> Iterator[str]:

@@ -27,6 +27,7 @@ Examples
   graft target=image_folder target.path=~/flowers backbone=mobilenet_v2 backbone.weights=DEFAULT
   graft -m strategy=scratch,linear_probe,fine_tune seed=0,1,2 target.labels_per_class=1,5,10
   graft plan strategy=lp_ft
+  graft rank source=glyphs,mnist backbone=cnn,resnet20 target=usps
   graft report outputs
   tensorboard --logdir outputs
 

@@ -149,6 +149,8 @@ class Known:
         where = f"{group}@{package}" if package else group
         if where not in self.chosen:
             places = [name for name in self.chosen if name.partition("@")[0] == group]
+            if not places:
+                return f"{override.input_line}: {group} is not chosen for a run; graft ls {group} says what is there"
             return f"{where}: no such group here; {did_you_mean(where, places)}"
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]
         for value in values:

@@ -111,6 +111,18 @@ def load_weights(backbone: Backbone, state: Mapping[str, Tensor], reinitialise: 
     return WeightReport(tuple(tensors), tuple(dropped), tuple(name for name in expected if name in kept))
 
 
+def linear_classifier(backbone: Backbone, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Weight [s, d] and bias [s] of the native classifier in `state`; None where it holds none, or more than a layer.
+
+    The backbone's features [n, d] under it give the logits of the classes that the weights were trained for.
+    """
+    _, dropped, _ = _translate(backbone, state)
+    parts = sorted((state[name] for name in dropped), key=lambda tensor: tensor.ndim)
+    if [part.ndim for part in parts] != [1, 2] or parts[1].shape != (len(parts[0]), backbone.num_features):
+        return None
+    return parts[1], parts[0]
+
+
 def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a module's state as safetensors, all of it or nothing; a backbone's preprocessing goes with it."""
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}

@@ -38,7 +38,7 @@ def test_shrinkage_is_strong_for_few_samples_and_weak_for_many() -> None:
     def distance(n: int) -> float:
         x = domain(n, 3)
         x = (x - x.mean(0)).double()
-        return float((shrunk_covariance(x) - x.T @ x / n).norm() / (x.T @ x / n).norm())
+        return float((shrunk_covariance(x)[0] - x.T @ x / n).norm() / (x.T @ x / n).norm())
 
     assert distance(5) > 10 * distance(5000)
 

@@ -40,8 +40,11 @@ class AlignmentMapping(Mapping):
         self.bias.copy_(source_mean - weight @ target_mean)
 
 
-def shrunk_covariance(x: Tensor) -> Tensor:
-    """Ledoit-Wolf estimate [d, d] from centred samples [n, d] (Ledoit and Wolf 2004, lemma 3.2 on)."""
+def shrunk_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Shrunk covariance [d, d] of centred samples [n, d], and its shrinkage in [0, 1] towards a multiple of I.
+
+    Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004, lemma 3.2 on.
+    """
     n, d = x.shape
     sample = x.T @ x / n
     target = sample.diagonal().mean() * torch.eye(d, dtype=x.dtype)
@@ -49,7 +52,7 @@ def shrunk_covariance(x: Tensor) -> Tensor:
     squared_norms = x.square().sum(1)
     noise = (squared_norms.square().sum() / n - sample.square().sum()) / n
     shrinkage = (noise / distance).clamp(0, 1) if distance > 0 else torch.ones_like(distance)
-    return shrinkage * target + (1 - shrinkage) * sample
+    return shrinkage * target + (1 - shrinkage) * sample, shrinkage
 
 
 def _statistics(domain: str, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +63,7 @@ def _statistics(domain: str, features: Tensor) -> tuple[Tensor, Tensor]:
     mean = x.mean(0)
     if not (x - mean).any():
         raise UserError(f"mapping=alignment: the {domain} features are all alike, which leaves nothing to align")
-    return mean, shrunk_covariance(x - mean)
+    return mean, shrunk_covariance(x - mean)[0]
 
 
 def _power(covariance: Tensor, exponent: float) -> Tensor:
