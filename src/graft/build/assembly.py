@@ -101,8 +101,10 @@ def _logger_in(make_one: Callable[..., Logger], folder: Path) -> Logger:
 
 
 def make(node: Config) -> Any:
-    """The object that a node describes."""
-    return instantiate(node, _convert_="all")
+    """The object that a node describes, those inside it made before it; they belong to one run alone."""
+    inside = {name: make(value) for name, value in node.items() if isinstance(value, dict) and value.get("_target_")}
+    made = partial(factory(without(node, *inside)), **inside)
+    return made if node.get("_partial_") else made()
 
 
 def factory(node: Config) -> Callable[..., Any]:
