@@ -1,5 +1,8 @@
 """Scores against independent computations."""
 
+from collections.abc import Iterator
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
-from graft.evaluation import expected_calibration_error, scores
+from graft import evaluation
+from graft.batch import LabelledBatch
+from graft.data.preprocessing import Preprocessing
+from graft.data.view import View
+from graft.evaluation import batches_at_once, expected_calibration_error, in_order, predict, scores
+from graft.models.backbones.cnn import Cnn
+from graft.models.heads.linear import LinearHead
+from graft.models.mappings.identity import IdentityMapping
+from graft.models.network import Network
+
+CPU = torch.device("cpu")
 
 
 def example(seed: int, num_samples: int = 200, num_classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,3 +68,58 @@ def test_calibration_error_of_certain_predictions() -> None:
 def test_a_class_without_samples_has_no_accuracy() -> None:
     result = scores(torch.eye(3)[:2], torch.tensor([0, 1]))
     assert result["accuracy_by_class"] == [1.0, 1.0, None]
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_results_come_in_order_and_few_items_are_taken_ahead(num_threads: int) -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for item in range(20):
+            taken.append(item)
+            yield item
+
+    last_first = Event()
+
+    def work(item: int) -> int:
+        if num_threads > 1:  # the first item is the last of the first few to be done
+            _ = last_first.wait(5) if item == 0 else last_first.set()
+        return item * item
+
+    results = in_order(work, items(), num_threads)
+    assert next(results) == 0
+    assert len(taken) <= num_threads + 1
+    assert list(results) == [item * item for item in range(1, 20)]
+
+
+def test_an_error_in_a_thread_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda item: 1 / item, [1, 0], 2))
+
+
+def test_batches_at_once_fill_the_cores_that_threads_leave_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "num_cores", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert batches_at_once(CPU) == 4
+    assert batches_at_once(torch.device("cuda")) == 1
+    for share, expected in (("6", 3), ("1", 1), ("99", 4), ("4,2", 2), ("", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", share)
+        assert batches_at_once(CPU) == expected
+
+
+def test_predictions_are_the_same_however_many_batches_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocessing = Preprocessing(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    network = Network(Cnn(), IdentityMapping(84), LinearHead(84, 4))
+    x, y = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8), torch.randint(4, (40,))
+    batches = [LabelledBatch(x[at : at + 8], y[at : at + 8], torch.arange(at, at + 8)) for at in range(0, 40, 8)]
+    view = View(preprocessing, None, 4)
+    found = []
+    for num in (1, 2):
+        monkeypatch.setattr(evaluation, "batches_at_once", lambda device, num=num: num)
+        found.append(predict(network, batches, view, CPU))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    assert torch.equal(found[0][1], y)
+    assert not found[0][0].requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(found[0][0], network.eval()(x.float() / 127.5 - 1), rtol=1e-4, atol=1e-5)

@@ -20,6 +20,16 @@ def prepare_help(quick: bool, folder: Path) -> Repetition:
     return lambda: {side: run() for side, run in sides.items()}
 
 
+def prepare_completion(quick: bool, folder: Path) -> Repetition:
+    """The answer to a shell that asks what may follow `graft strategy=`, as its script does at every Tab."""
+    typed = "COMP_LINE=graft strategy="
+    sides = {
+        "Hydra alone, --help": command(*HYDRA),
+        "graft, Tab": command("env", typed, *GRAFT, "-sc", "query=bash"),
+    }
+    return lambda: {side: run() for side, run in sides.items()}
+
+
 def prepare_ls(quick: bool, folder: Path) -> Repetition:
     """Beside an empty Hydra application."""
     sides = {"Hydra alone, --help": command(*HYDRA), "graft ls": command(*GRAFT, "ls")}
@@ -28,5 +38,6 @@ def prepare_ls(quick: bool, folder: Path) -> Repetition:
 
 ROWS = (
     Row("help", "graft --help", "s", prepare_help, (seconds_at_most("graft --help", 0.4),)),
+    Row("completion", "Tab after graft strategy=", "s", prepare_completion, (seconds_at_most("graft, Tab", 0.4),)),
     Row("ls", "graft ls", "s", prepare_ls, (seconds_at_most("graft ls", 0.4),)),
 )

@@ -29,7 +29,7 @@ ROWS: tuple[Row, ...] = (
     frozen.ROW,
     *heads.ROWS,
     precision.ROW,
-    sweep.ROW,
+    *sweep.ROWS,
     *commands.ROWS,
 )
 REPEATS, QUICK_REPEATS = 7, 3

@@ -1,26 +1,71 @@
 """What a network gets right on a split, computed outside training."""
 
-from collections.abc import Iterable
-from typing import Any
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from graft.batch import BatchView, LabelledBatch
 from graft.data.domain import Domain
+from graft.data.readers.base import num_cores
 from graft.models.network import Network
 
+BATCH_VALUES = 2**19  # a batch of fewer values, where samples are small, costs more in calls than in arithmetic
 
-@torch.no_grad()
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
 def predict(
     network: Network, loader: Iterable[LabelledBatch], view: BatchView, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Logits [n, k] and labels [n] of every sample of `loader`, in float32 on the CPU; the network in eval mode."""
     network.to(device).eval()
-    inputs = ((view.evaluate(batch.x.to(device)).to(network.dtype), batch.y) for batch in loader)
-    rows = [(network(x).float().cpu(), y) for x, y in inputs]
-    logits, labels = zip(*rows, strict=True)
+    work = partial(predict_batch, network, view, device)
+    logits, labels = zip(*in_order(work, loader, batches_at_once(device)), strict=True)
     return torch.cat(logits), torch.cat(labels)
+
+
+@torch.no_grad()
+def predict_batch(
+    network: Network, view: BatchView, device: torch.device, batch: LabelledBatch
+) -> tuple[Tensor, Tensor]:
+    """Logits float32 [n, k] on the CPU and labels [n] of one batch."""
+    x = view.evaluate(batch.x.to(device)).to(network.dtype)
+    return network(x).float().cpu(), batch.y
+
+
+def batches_at_once(device: torch.device) -> int:
+    """How many batches to predict at the same time: on a CPU, as many as keep all its cores busy.
+
+    A small network's operations leave most cores idle, however many threads each may use; batches have nothing to wait
+    for in one another. `OMP_NUM_THREADS`, by which parallel jobs share the cores, bounds this too.
+    """
+    if device.type != "cpu":
+        return 1
+    share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    threads = min(num_cores(), int(share)) if share.isdigit() else num_cores()
+    return max(1, threads // torch.get_num_threads())
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
+    """`work` of every item, in order, computed by so many threads; only a few items are taken ahead."""
+    if num_threads == 1:
+        yield from map(work, items)
+        return
+    ahead: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > num_threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, num_bins: int = 15) -> float:
@@ -59,4 +104,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
 def evaluate(network: Network, domain: Domain, split: str, device: torch.device) -> dict[str, Any]:
     """The scores of `network` on one split of `domain`."""
-    return scores(*predict(network, domain.loader(split), domain.view, device))
+    assert domain.preprocessing is not None
+    values = domain.preprocessing.channels * domain.preprocessing.size**2
+    loader = domain.loader(split, batch_size=max(domain.batch_size, BATCH_VALUES // values))
+    return scores(*predict(network, loader, domain.view, device))

@@ -84,3 +84,24 @@ def test_options_are_those_of_hydra(plain: ConfigLoader, remembering: Rememberin
 def test_can_be_sent_to_another_process(remembering: RememberingLoader) -> None:
     sent = pickle.loads(pickle.dumps(remembering))
     assert sent.load_configuration(PRIMARY, ["seed=5"], RunMode.RUN).seed == 5
+
+
+def test_plain_configurations_are_resolved_once(remembering: RememberingLoader) -> None:
+    answers = iter([{"lr": [1]}, {"lr": [2]}])
+
+    def resolve() -> dict[str, Any]:
+        return next(answers)
+
+    first = remembering.plain(["optimizer.lr=1"], resolve)
+    first["lr"].append("changed")
+    assert remembering.plain(["optimizer.lr=1"], resolve) == {"lr": [1]}
+    assert remembering.plain(["optimizer.lr=2"], resolve) == {"lr": [2]}
+
+
+def test_what_cannot_be_resolved_is_not_remembered(remembering: RememberingLoader) -> None:
+    def fail() -> dict[str, Any]:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        remembering.plain(["seed=11"], fail)
+    assert remembering.plain(["seed=11"], lambda: {"seed": 11}) == {"seed": 11}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,16 +111,33 @@ def _logger_in(make_one: Callable[..., Logger], folder: Path) -> Logger:
 
 
 def make(node: Config) -> Any:
-    """The object that a node describes."""
-    return instantiate(node, _convert_="all")
+    """The object that a node describes, or with `_partial_` what makes it."""
+    made = factory(node)
+    return made if node.get("_partial_") else made()
 
 
-def factory(node: Config) -> Callable[..., Any]:
+def factory(node: Config) -> "partial[Any]":
     """The object that a node describes, once the remaining arguments are given; can be pickled."""
-    if any(isinstance(value, dict) for value in node.values()):  # perhaps an object, which belongs to one run alone
-        return _factory(node)
-    made = remembered("factory", node, lambda: _factory(node))
-    return partial(made.func, *made.args, **deepcopy(made.keywords))
+    parts = {name: value for name, value in node.items() if isinstance(value, dict) and value.get("_target_")}
+    plain = without(node, *parts)
+    if any(isinstance(value, dict) for value in plain.values()):  # perhaps with an object, which is one run's alone
+        made = _factory(plain)
+    else:
+        made = remembered("factory", plain, lambda: _factory(plain))
+    function = Assembled(made.func, parts) if parts else made.func
+    return partial(function, *made.args, **deepcopy(made.keywords))
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A class or function with the nodes of those arguments that are objects, of which every call gets fresh ones."""
+
+    function: Callable[..., Any]
+    parts: Config
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        """What the function makes of all of them."""
+        return self.function(*args, **{name: make(node) for name, node in self.parts.items()}, **keywords)
 
 
 def _factory(node: Config) -> "partial[Any]":

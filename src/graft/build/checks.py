@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from graft.build.assembly import build_experiment, factory, make, make_domain, make_strategy, without
+from graft.build.assembly import factory, make, make_domain, make_strategy, without
 from graft.build.remember import remembered
 from graft.errors import UserError, did_you_mean
-from graft.experiment import Experiment
 from graft.models.network import Network
 from graft.strategies.durations import Plateau
 from graft.strategies.engine import make_optimizer
@@ -161,22 +160,22 @@ def _strategy(node: Config) -> Strategy | None:
         return None
 
 
-def _unfit_strategies(experiment: Experiment) -> Iterator[str]:
+def _unfit_strategies(config: Config) -> Iterator[str]:
     try:
-        network = _without_memory(lambda: _network(experiment))
+        network = _without_memory(lambda: _network(config))
     except UserError as error:
         yield str(error)
         return
-    transfer, pretrain = experiment.transfer, experiment.pretrain
-    strategies = (transfer.strategy, *experiment.baselines.values())
-    plans = [(strategy, transfer.max_epochs, transfer.optimizer) for strategy in strategies]
-    if experiment.source is not None and transfer.strategy.initialize == "source":
-        plans.append((pretrain.strategy, pretrain.max_epochs, pretrain.optimizer))
+    pretrain, max_epochs = config["pretrain"], config["trainer"]["max_epochs"]
+    strategies = (config["strategy"], *config["baselines"].values())
+    plans = [(strategy, max_epochs, config["optimizer"]) for strategy in strategies]
+    if config["source"]["_target_"] is not None and config["strategy"]["initialize"] == "source":
+        plans.append((pretrain["strategy"], pretrain["max_epochs"], pretrain["optimizer"]))
     for strategy, max_epochs, optimizer in plans:
         try:
-            for phase in strategy.resolve(network, max_epochs):
+            for phase in make_strategy(strategy).resolve(network, max_epochs):
                 if phase.trained_names:
-                    make_optimizer(network, phase, _for_shapes(optimizer))
+                    make_optimizer(network, phase, _for_shapes(factory(optimizer)))
         except ValueError as error:  # ours, or the optimizer's about a value it does not take
             yield str(error) if isinstance(error, UserError) else f"optimizer: {error}"
 
@@ -187,10 +186,10 @@ def _for_shapes(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]
     return partial(getattr(optimizer, "func", optimizer), **settings)
 
 
-def _network(experiment: Experiment) -> Network:
-    backbone = experiment.backbone()
-    mapping = experiment.mapping(backbone.num_features)
-    return Network(backbone, mapping, experiment.head(mapping.num_outputs, 2))
+def _network(config: Config) -> Network:
+    backbone = _make_backbone(config["backbone"])
+    mapping = factory(config["mapping"])(backbone.num_features)
+    return Network(backbone, mapping, factory(config["head"])(mapping.num_outputs, 2))
 
 
 def _without_memory(build: Callable[[], Any]) -> Any:
@@ -222,9 +221,7 @@ def check_all(config: Config, broken: Set[str]) -> Iterator[str]:
     refused = list(refused_parts(config, broken))
     yield from refused
     if not broken and not refused and not list(check_epochs(config)):
-        yield from remembered(
-            "unfit strategies", _decides_fit(config), lambda: list(_unfit_strategies(build_experiment(config)))
-        )
+        yield from remembered("unfit strategies", _decides_fit(config), lambda: list(_unfit_strategies(config)))
 
 
 def _decides_fit(config: Config) -> list[Any]:

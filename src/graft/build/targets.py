@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from importlib import import_module
 from typing import Any, cast, get_type_hints
 
@@ -65,7 +66,7 @@ def check_target(
 def _check_names(
     path: str, node: dict[str, Any], parameters: dict[str, Any], supplied: set[str], ours: set[str]
 ) -> Iterator[str]:
-    signature = inspect.signature(locate(node["_target_"]))
+    signature = signature_of(locate(node["_target_"]))
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     choices = (parameters.keys() | ours) - supplied
     for name in (key for key in node if key not in SPECIAL):
@@ -118,11 +119,21 @@ def arguments_of(target: Any) -> dict[str, Any]:
     Raises:
         UserError: it is outside the allowed packages, or there is none.
     """
-    function = locate(target)
+    return _arguments_of(locate(target))
+
+
+@cache
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a class or function; the jobs of a sweep ask again and again."""
+    return inspect.signature(function)
+
+
+@cache
+def _arguments_of(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         hints = get_type_hints(cast(Any, function).__init__ if isinstance(function, type) else function)
     except (NameError, TypeError):  # annotations that exist for type checkers alone
         hints = {}
-    parameters = inspect.signature(function).parameters.values()
+    parameters = signature_of(function).parameters.values()
     named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     return {parameter.name: hints.get(parameter.name, Any) for parameter in named}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graft.build.checks import check_all
+from graft.build.remember import remembered
 from graft.build.targets import SPECIAL, arguments_of, check_target, is_missing, missing_inside
 from graft.build.values import describe, fits
 from graft.errors import UserError, did_you_mean
@@ -101,7 +102,12 @@ def _structure(config: dict[str, Any]) -> Iterator[str]:
     yield from _groups_of_parts(config)
 
 
-def _part(path: str, node: Any, part: Part) -> Iterator[str]:
+def _part(path: str, node: Any, part: Part) -> list[str]:
+    """What is wrong with one part; the jobs of a sweep have most of them in common."""
+    return remembered(f"part {path} {part}", node, lambda: list(_errors_in_part(path, node, part)))
+
+
+def _errors_in_part(path: str, node: Any, part: Part) -> Iterator[str]:
     if not isinstance(node, dict) or "_target_" not in node:
         yield f"{path}: expected a mapping with a _target_"
     elif node["_target_"] is not None:

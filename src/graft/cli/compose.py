@@ -1,6 +1,6 @@
 """From overrides to plain configurations, with errors in the user's words."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,18 @@ def compose(loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Any]:
         UserError: with a line for each override that cannot be used.
     """
     overrides = requote(loader, overrides)
-    return plain_config(_load(loader, overrides, RunMode.RUN), loader)
+    return job_config(loader, overrides, lambda: _load(loader, overrides, RunMode.RUN))
+
+
+def job_config(loader: ConfigLoader, overrides: Sequence[str], composed: Callable[[], DictConfig]) -> dict[str, Any]:
+    """The plain, resolved configuration of the job with these overrides, from what was composed unless it is known.
+
+    Raises:
+        UserError: as `plain_config`.
+    """
+    if isinstance(loader, RememberingLoader):
+        return loader.plain(overrides, lambda: plain_config(composed(), loader))
+    return plain_config(composed(), loader)
 
 
 def compose_sweep(loader: ConfigLoader, overrides: Sequence[str]) -> Sweep:

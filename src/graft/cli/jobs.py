@@ -5,11 +5,11 @@ import logging
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig
 
-from graft.cli.compose import own_overrides, plain_config, refuse
+from graft.cli.compose import job_config, own_overrides, refuse
 from graft.cli.folders import SWEEP, locked
 from graft.errors import UserError
 from graft.records.files import read_json
 from graft.records.record import RECORD, end_record, load_record, run_identity, start_record, write_record
 
 log = logging.getLogger(__name__)
+
+TIDY_EVERY = 1.0  # seconds
 
 
 def check(config: dict[str, Any]) -> list[str]:
@@ -104,7 +106,7 @@ class SingleJob:
 
     def __call__(self, composed: DictConfig) -> None:
         """Run; an error is kept, since Hydra would print its own words about it."""
-        config = plain_config(composed, GlobalHydra.instance().config_loader())
+        config = composed_config(composed)
         try:
             self.record = run_in(config, output_folder())
         except Exception as error:
@@ -123,7 +125,7 @@ def sweep_job(composed: DictConfig) -> None:
     make_ready()
     folder, number = output_folder(), HydraConfig.get().job.num
     title = job_title(folder.parent, number, list(HydraConfig.get().overrides.task))
-    config = plain_config(composed, GlobalHydra.instance().config_loader())
+    config = composed_config(composed)
     if is_done(folder, config):
         log.info("%s (done before)", title)
         return
@@ -139,8 +141,7 @@ def sweep_job(composed: DictConfig) -> None:
             write_failure(folder, config, error)
             log.error("job %s failed: %s", number, one_line(error))
             log.debug("", exc_info=error)
-    gc.collect()  # networks hang in reference cycles; a long sweep must not pile them up
-    set_imports_aside()
+    tidy()
 
 
 def make_ready() -> None:
@@ -153,10 +154,33 @@ def make_ready() -> None:
         configure_log(settings.job_logging, settings.verbose)
 
 
-@cache
-def set_imports_aside() -> None:
-    """After a process' first job, once: what it imported stays, and later collections need not look through it."""
-    gc.freeze()
+def composed_config(composed: DictConfig) -> dict[str, Any]:
+    """The plain configuration of what Hydra composed for the job that it runs."""
+    loader = GlobalHydra.instance().config_loader()
+    return job_config(loader, list(HydraConfig.get().overrides.task), lambda: composed)
+
+
+def tidy() -> None:
+    """Free the networks of jobs that are over, which hang in reference cycles; a long sweep must not pile them up.
+
+    Short jobs are tidied up after together. What a process' first job imported stays, and is set aside, so that later
+    collections need not look through it.
+    """
+    if time.monotonic() < _tidied.get("at", -TIDY_EVERY) + TIDY_EVERY:
+        return
+    gc.collect()
+    if not _tidied:
+        gc.freeze()
+    _tidied["at"] = time.monotonic()
+
+
+def untidied() -> None:
+    """A sweep is over: collections look through everything again."""
+    gc.unfreeze()
+    _tidied.clear()
+
+
+_tidied: dict[str, float] = {}  # when it was done last, in this process and sweep
 
 
 def job_title(sweep: Path, number: int, overrides: list[str]) -> str:

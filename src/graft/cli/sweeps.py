@@ -1,6 +1,5 @@
 """A sweep: its folder, its jobs through Hydra's launchers, its table at the end."""
 
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from omegaconf import read_write
 
 from graft.cli.compose import Sweep, in_common
 from graft.cli.folders import SWEEP, claimed, is_interrupted_sweep, point_latest
-from graft.cli.jobs import resumable, set_imports_aside, sweep_job
+from graft.cli.jobs import resumable, sweep_job, untidied
 from graft.cli.overrides import requote
 from graft.cli.parallel import parallel_jobs, shared_cores
 from graft.cli.source import PRIMARY
@@ -91,8 +90,7 @@ def launch(hydra: Hydra, overrides: list[str], folder: Path) -> None:
         with shared_cores(parallel_jobs(config.hydra.launcher.get("n_jobs", 1), num_jobs)):
             sweeper.sweep(arguments=task_overrides)
     finally:
-        gc.unfreeze()
-        set_imports_aside.cache_clear()
+        untidied()
     callbacks.on_multirun_end(config=config, config_name=PRIMARY)
 
 

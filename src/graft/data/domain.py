@@ -140,18 +140,20 @@ class Domain(LightningDataModule):
         """All test samples in order."""
         return self.loader("test")
 
-    def loader(self, split: str, shuffle: bool = False) -> DataLoader[LabelledBatch]:
-        """All samples of `train`, `val` or `test`, the same on every rank."""
-        return self._loader(self.datasets[split], shuffle, shared=False)
+    def loader(self, split: str, shuffle: bool = False, batch_size: int | None = None) -> DataLoader[LabelledBatch]:
+        """All samples of `train`, `val` or `test`, the same on every rank; in the domain's own batches by default."""
+        return self._loader(self.datasets[split], shuffle, shared=False, batch_size=batch_size)
 
     def unlabelled_loader(self, split: str, shuffle: bool = True) -> DataLoader[UnlabelledBatch]:
         """Images without labels; those of `train` are all, whether in the label budget or not. Shared among ranks."""
         dataset = self.pool if split == "train" else self.datasets[split]
         return self._loader(UnlabelledImages(dataset.images, dataset.positions), shuffle, shared=True)
 
-    def _loader(self, dataset: Any, shuffle: bool, shared: bool) -> DataLoader[Any]:
+    def _loader(self, dataset: Any, shuffle: bool, shared: bool, batch_size: int | None = None) -> DataLoader[Any]:
         ranks = (self.trainer.global_rank, self.trainer.world_size) if shared and self.trainer else (0, 1)
-        sampler = EpochSampler(len(dataset), self.batch_size, self.seed, self.first_epoch, shuffle, *ranks)
+        sampler = EpochSampler(
+            len(dataset), batch_size or self.batch_size, self.seed, self.first_epoch, shuffle, *ranks
+        )
         return DataLoader(
             dataset,
             sampler=sampler,
