@@ -1,38 +1,49 @@
-"""Work on whole batches on the CPU: with NumPy, on as many threads as torch may use.
+"""Work on whole batches on the CPU: with NumPy, piece by piece, on as many threads as torch may use.
 
-torch's own threads pay for large products, not for copies: each of its operations waits for all cores, of which another
-program may hold one. NumPy also asks for huge pages, which makes a large new array much cheaper to fill.
+A piece goes through every step while it is in a core's cache. torch's own threads pay for large products, not for
+copies: each of its operations waits for all cores, of which another program may hold one. NumPy also asks for huge
+pages, which makes a large new array much cheaper to fill.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
-PIECE = 2**18  # values that stay in a core's cache
-WORTH_THREADS = 2**22  # values that take much longer than starting threads
+from graft.data.threaded import for_each
+
+PIECE = 2**17  # values that stay in a core's cache, and take longer than waking a thread
+
+Cut = Callable[[slice], Tensor]  # those images [m, c, h, w] of a batch that are in a slice
 
 
 def in_pieces(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
     """Call `work` with slices that together cover the images of a batch of `shape` [n, ...], in no certain order."""
     num, values = shape[0], prod(shape[1:])
-    step = max(1, PIECE // values)
-    pieces = [slice(start, start + step) for start in range(0, num, step)]
-    if num * values < WORTH_THREADS:
-        for piece in pieces:
-            work(piece)
-        return
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(work, pieces))
+    num_pieces = max(1, min(num, -(-num * values // PIECE)))
+    bounds = [num * piece // num_pieces for piece in range(num_pieces + 1)]
+    for_each(list(map(slice, bounds, bounds[1:])), work, torch.get_num_threads())
+
+
+def assemble(cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """All images uint8 of a batch of `shape` [n, ...]."""
+    if device.type != "cpu":
+        return cut(slice(None))
+    images = np.empty(shape, np.uint8)
+
+    def fill(piece: slice) -> None:
+        images[piece] = cut(piece).numpy()
+
+    in_pieces(fill, shape)
+    return torch.from_numpy(images)
 
 
 def gather(x: Tensor, positions: Tensor) -> Tensor:
-    """The images [m, ...] at `positions` [m] of images [n, ...]."""
+    """The images [m, ...] at `positions` [m] of images [n, ...], whose order in memory they keep."""
     images, chosen = x.numpy(), positions.numpy()
-    gathered = np.empty((len(chosen), *images.shape[1:]), images.dtype)
+    gathered = np.empty_like(images, shape=(len(chosen), *images.shape[1:]))
 
     def fill(piece: slice) -> None:
         gathered[piece] = images[chosen[piece]]
@@ -41,14 +52,15 @@ def gather(x: Tensor, positions: Tensor) -> Tensor:
     return torch.from_numpy(gathered)
 
 
-def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Images [n, c, h, w] times `scale` [c, 1, 1] plus `shift` [c, 1, 1], in float32."""
-    pixels, factors, offsets = x.numpy(), scale.numpy(), shift.numpy()
-    scaled = np.empty(pixels.shape, np.float32)
+def scale_and_shift(cut: Cut, shape: tuple[int, ...], scale: Tensor, shift: Tensor) -> Tensor:
+    """All images of a batch of `shape` [n, c, h, w], times `scale` [c, 1, 1] plus `shift` [c, 1, 1], in float32."""
+    factors, offsets = scale.numpy(), shift.numpy()
+    scaled = np.empty(shape, np.float32)
 
     def fill(piece: slice) -> None:
-        np.multiply(pixels[piece], factors, out=scaled[piece])
+        scaled[piece] = cut(piece).numpy()
+        scaled[piece] *= factors
         scaled[piece] += offsets
 
-    in_pieces(fill, scaled.shape)
+    in_pieces(fill, shape)
     return torch.from_numpy(scaled)
