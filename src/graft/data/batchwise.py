@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graft.data.recycling import empty
 from graft.data.threaded import for_each
 
-PIECE = 2**17  # values that stay in a core's cache, and take longer than waking a thread
+PIECE = 2**18  # values that stay in a core's cache
+WORTH_THREADS = 2**22  # values that take much longer than waking threads, and than their waits for the interpreter
 
 Cut = Callable[[slice], Tensor]  # those images [m, c, h, w] of a batch that are in a slice
 
@@ -24,14 +26,15 @@ def in_pieces(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
     num, values = shape[0], prod(shape[1:])
     num_pieces = max(1, min(num, -(-num * values // PIECE)))
     bounds = [num * piece // num_pieces for piece in range(num_pieces + 1)]
-    for_each(list(map(slice, bounds, bounds[1:])), work, torch.get_num_threads())
+    num_threads = torch.get_num_threads() if num * values >= WORTH_THREADS else 1
+    for_each(list(map(slice, bounds, bounds[1:])), work, num_threads)
 
 
 def assemble(cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """All images uint8 of a batch of `shape` [n, ...]."""
     if device.type != "cpu":
         return cut(slice(None))
-    images = np.empty(shape, np.uint8)
+    images = empty(shape, np.uint8)
 
     def fill(piece: slice) -> None:
         images[piece] = cut(piece).numpy()
@@ -42,20 +45,26 @@ def assemble(cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 def gather(x: Tensor, positions: Tensor) -> Tensor:
     """The images [m, ...] at `positions` [m] of images [n, ...], whose order in memory they keep."""
-    images, chosen = x.numpy(), positions.numpy()
-    gathered = np.empty_like(images, shape=(len(chosen), *images.shape[1:]))
+    order = memory_order(x)
+    images, chosen = x.permute(order).numpy(), positions.numpy()
+    gathered = empty((len(chosen), *images.shape[1:]), images.dtype)
 
     def fill(piece: slice) -> None:
         gathered[piece] = images[chosen[piece]]
 
     in_pieces(fill, gathered.shape)
-    return torch.from_numpy(gathered)
+    return torch.from_numpy(gathered).permute(tuple(np.argsort(order)))
+
+
+def memory_order(x: Tensor) -> tuple[int, ...]:
+    """Dimensions of images [n, c, h, w] from the outermost in memory to the innermost."""
+    return (0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2, 3)
 
 
 def scale_and_shift(cut: Cut, shape: tuple[int, ...], scale: Tensor, shift: Tensor) -> Tensor:
     """All images of a batch of `shape` [n, c, h, w], times `scale` [c, 1, 1] plus `shift` [c, 1, 1], in float32."""
     factors, offsets = scale.numpy(), shift.numpy()
-    scaled = np.empty(shape, np.float32)
+    scaled = empty(shape, np.float32)
 
     def fill(piece: slice) -> None:
         scaled[piece] = cut(piece).numpy()

@@ -27,10 +27,14 @@ def centre_crop(x: Tensor, size: int) -> Tensor:
 def mirror(x: Tensor, flip: Tensor) -> Tensor:
     """Images [n, c, h, w], of which those in `flip` [n] have left and right exchanged."""
     if x.device.type == "cpu":
-        pixels, mirrored = x.numpy().copy(), flip.numpy()
-        pixels[mirrored] = pixels[mirrored][..., ::-1]
-        return torch.from_numpy(pixels)
+        return torch.from_numpy(mirror_in_place(x.numpy().copy(), flip.numpy()))
     return torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
+
+
+def mirror_in_place(pixels: np.ndarray, flip: np.ndarray) -> np.ndarray:
+    """As `mirror`, for arrays."""
+    pixels[flip] = pixels[flip][..., ::-1]
+    return pixels
 
 
 def random_crop(x: Tensor, size: int, padding: int, flip: Tensor, generator: Generator) -> Cut:
@@ -40,22 +44,27 @@ def random_crop(x: Tensor, size: int, padding: int, flip: Tensor, generator: Gen
         for edge in x.shape[2:]
     )
     windows = slide_windows if x.device.type == "cpu" else index_windows
-    return lambda piece: mirror(windows(x[piece], size, padding, tops[piece], lefts[piece]), flip[piece])
+    return lambda piece: windows(x[piece], size, padding, tops[piece], lefts[piece], flip[piece])
 
 
-def slide_windows(x: Tensor, size: int, padding: int, tops: Tensor, lefts: Tensor) -> Tensor:
-    """The parts [n, c, size, size] of padded images [n, c, h, w] that begin at `tops` [n] and `lefts` [n]."""
+def slide_windows(x: Tensor, size: int, padding: int, tops: Tensor, lefts: Tensor, flip: Tensor) -> Tensor:
+    """The parts [n, c, size, size] of padded images [n, c, h, w] that begin at `tops` [n] and `lefts` [n], mirrored."""
     num, channels, height, width = x.shape
     padded = np.zeros((num, channels, height + 2 * padding, width + 2 * padding), x.numpy().dtype)
     padded[:, :, padding : padding + height, padding : padding + width] = x.numpy()
-    slid = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(2, 3))
-    return torch.from_numpy(slid[np.arange(num), :, tops.numpy(), lefts.numpy()])
+    places = (num, padded.shape[2] - size + 1, padded.shape[3] - size + 1)
+    image, channel, row, column = padded.strides
+    slid = np.lib.stride_tricks.as_strided(
+        padded, (*places, channels, size, size), (image, row, column, channel, row, column), writeable=False
+    )
+    cut = slid[np.arange(num), tops.numpy(), lefts.numpy()]
+    return torch.from_numpy(mirror_in_place(cut, flip.numpy()))
 
 
-def index_windows(x: Tensor, size: int, padding: int, tops: Tensor, lefts: Tensor) -> Tensor:
-    """As `slide_windows`, for tensors."""
+def index_windows(x: Tensor, size: int, padding: int, tops: Tensor, lefts: Tensor, flip: Tensor) -> Tensor:
+    """As `slide_windows`, on any device."""
     slid = functional.pad(x, [padding] * 4).unfold(2, size, 1).unfold(3, size, 1)
-    return slid[torch.arange(len(x), device=x.device), :, tops, lefts]
+    return mirror(slid[torch.arange(len(x), device=x.device), :, tops, lefts], flip)
 
 
 def random_resized_crop(x: Tensor, size: int, shares: tuple[float, float], flip: Tensor, generator: Generator) -> Cut:
