@@ -19,7 +19,7 @@ def test_jobs_at_once(n_jobs: int, num_jobs: int, expected: int) -> None:
 
 @pytest.mark.parametrize(("jobs", "threads"), [(1, None), (2, "4"), (3, "2"), (20, "1")])
 def test_cores_are_shared(jobs: int, threads: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_num_cores", lambda: 8)
+    monkeypatch.setattr(parallel, "num_cores", lambda: 8)
     monkeypatch.delenv(THREADS, raising=False)
     with shared_cores(jobs):
         assert os.environ.get(THREADS) == threads

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from graft.data.threaded import num_cores
+
 THREADS = "OMP_NUM_THREADS"
 
 
@@ -15,7 +17,7 @@ def parallel_jobs(n_jobs: int, num_jobs: int, cores: int | None = None) -> int:
     >>> parallel_jobs(-1, num_jobs=3, cores=8), parallel_jobs(-2, num_jobs=0, cores=8), parallel_jobs(2, 4, cores=1)
     (3, 7, 2)
     """
-    cores = cores or _num_cores()
+    cores = cores or num_cores()
     at_once = n_jobs if n_jobs > 0 else max(1, cores + 1 + n_jobs)
     return min(at_once, num_jobs or at_once)
 
@@ -26,14 +28,8 @@ def shared_cores(num_parallel: int) -> Iterator[None]:
     if num_parallel == 1 or THREADS in os.environ:
         yield
         return
-    os.environ[THREADS] = str(max(1, _num_cores() // num_parallel))  # read by PyTorch when it is imported there
+    os.environ[THREADS] = str(max(1, num_cores() // num_parallel))  # read by PyTorch when it is imported there
     try:
         yield
     finally:
         del os.environ[THREADS]
-
-
-def _num_cores() -> int:
-    from graft.data.readers.base import num_cores  # brings NumPy along, which `graft --help` does without
-
-    return num_cores()

@@ -1,54 +1,75 @@
-"""Work on whole batches on the CPU: with NumPy, on as many threads as torch may use.
+"""Work on whole batches on the CPU: with NumPy, piece by piece, on as many threads as torch may use.
 
-torch's own threads pay for large products, not for copies: each of its operations waits for all cores, of which another
-program may hold one. NumPy also asks for huge pages, which makes a large new array much cheaper to fill.
+A piece goes through every step while it is in a core's cache. torch's own threads pay for large products, not for
+copies: each of its operations waits for all cores, of which another program may hold one. NumPy also asks for huge
+pages, which makes a large new array much cheaper to fill.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from graft.data.recycling import empty
+from graft.data.threaded import for_each
+
 PIECE = 2**18  # values that stay in a core's cache
-WORTH_THREADS = 2**22  # values that take much longer than starting threads
+WORTH_THREADS = 2**22  # values that take much longer than waking threads, and than their waits for the interpreter
+
+Cut = Callable[[slice], Tensor]  # those images [m, c, h, w] of a batch that are in a slice
 
 
 def in_pieces(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
     """Call `work` with slices that together cover the images of a batch of `shape` [n, ...], in no certain order."""
     num, values = shape[0], prod(shape[1:])
-    step = max(1, PIECE // values)
-    pieces = [slice(start, start + step) for start in range(0, num, step)]
-    if num * values < WORTH_THREADS:
-        for piece in pieces:
-            work(piece)
-        return
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(work, pieces))
+    num_pieces = max(1, min(num, -(-num * values // PIECE)))
+    bounds = [num * piece // num_pieces for piece in range(num_pieces + 1)]
+    num_threads = torch.get_num_threads() if num * values >= WORTH_THREADS else 1
+    for_each(list(map(slice, bounds, bounds[1:])), work, num_threads)
+
+
+def assemble(cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """All images uint8 of a batch of `shape` [n, ...]."""
+    if device.type != "cpu":
+        return cut(slice(None))
+    images = empty(shape, np.uint8)
+
+    def fill(piece: slice) -> None:
+        images[piece] = cut(piece).numpy()
+
+    in_pieces(fill, shape)
+    return torch.from_numpy(images)
 
 
 def gather(x: Tensor, positions: Tensor) -> Tensor:
-    """The images [m, ...] at `positions` [m] of images [n, ...]."""
-    images, chosen = x.numpy(), positions.numpy()
-    gathered = np.empty((len(chosen), *images.shape[1:]), images.dtype)
+    """The images [m, ...] at `positions` [m] of images [n, ...], whose order in memory they keep."""
+    order = memory_order(x)
+    images, chosen = x.permute(order).numpy(), positions.numpy()
+    gathered = empty((len(chosen), *images.shape[1:]), images.dtype)
 
     def fill(piece: slice) -> None:
         gathered[piece] = images[chosen[piece]]
 
     in_pieces(fill, gathered.shape)
-    return torch.from_numpy(gathered)
+    return torch.from_numpy(gathered).permute(tuple(np.argsort(order)))
 
 
-def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Images [n, c, h, w] times `scale` [c, 1, 1] plus `shift` [c, 1, 1], in float32."""
-    pixels, factors, offsets = x.numpy(), scale.numpy(), shift.numpy()
-    scaled = np.empty(pixels.shape, np.float32)
+def memory_order(x: Tensor) -> tuple[int, ...]:
+    """Dimensions of images [n, c, h, w] from the outermost in memory to the innermost."""
+    return (0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2, 3)
+
+
+def scale_and_shift(cut: Cut, shape: tuple[int, ...], scale: Tensor, shift: Tensor) -> Tensor:
+    """All images of a batch of `shape` [n, c, h, w], times `scale` [c, 1, 1] plus `shift` [c, 1, 1], in float32."""
+    factors, offsets = scale.numpy(), shift.numpy()
+    scaled = empty(shape, np.float32)
 
     def fill(piece: slice) -> None:
-        np.multiply(pixels[piece], factors, out=scaled[piece])
+        scaled[piece] = cut(piece).numpy()
+        scaled[piece] *= factors
         scaled[piece] += offsets
 
-    in_pieces(fill, scaled.shape)
+    in_pieces(fill, shape)
     return torch.from_numpy(scaled)

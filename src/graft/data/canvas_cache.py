@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor
 
 from graft.data.preprocessing import Preprocessing
-from graft.data.readers.base import hash_parts, num_cores
+from graft.data.readers.base import hash_parts
+from graft.data.threaded import map_all, num_cores
 from graft.errors import UserError
 from graft.records.files import (
     LockHeldError,
@@ -25,7 +25,6 @@ from graft.records.files import (
     atomic_write_json,
     file_lock,
     read_json,
-    sync_folder,
     temporary_beside,
 )
 from graft.records.hashing import content_hash
@@ -34,12 +33,12 @@ log = logging.getLogger(__name__)
 
 Shape = tuple[int, int, int, int]
 Put = Callable[[int, np.ndarray], None]  # position, canvas uint8 [c, canvas, canvas]
-DECODER = 1  # to be raised where `decode` comes to give other canvases for the same files
+DECODER = 2  # to be raised where `decode` comes to give other canvases for the same files, or their layout changes
 
 
 @dataclass(frozen=True)
 class CanvasFile:
-    """Canvases that lie in a file one after the other."""
+    """Canvases that lie in a file one after the other, in the order [canvas, canvas, c] in which they are decoded."""
 
     path: Path
     shape: Shape  # n, c, canvas, canvas
@@ -48,8 +47,9 @@ class CanvasFile:
     @cached_property
     def canvases(self) -> Tensor:
         """uint8 [n, c, canvas, canvas], mapped; they stay readable when the file's name is removed."""
-        num = prod(self.shape)
-        return torch.from_file(str(self.path), shared=False, size=num, dtype=torch.uint8).view(self.shape)
+        num, channels, height, width = self.shape
+        pixels = torch.from_file(str(self.path), shared=False, size=prod(self.shape), dtype=torch.uint8)
+        return pixels.view(num, height, width, channels).permute(0, 3, 1, 2)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CanvasFile, (self.path, self.shape, self.missing)  # another process maps the file itself
@@ -117,14 +117,12 @@ class CanvasCache:
         if not self._reserve(partial, prod(shape)):
             return None
         try:
-            missing = write_canvases(partial, shape, fill)
+            missing, sums = write_canvases(partial, shape, fill)
             os.replace(partial, data)
         finally:
             partial.unlink(missing_ok=True)
-        sync_folder(self.root)
-        file = CanvasFile(data, shape, missing)
-        atomic_write_json(about, {"missing": list(missing), "checksum": checksum(file)})
-        return file
+        atomic_write_json(about, {"missing": list(missing), "checksum": sums})
+        return CanvasFile(data, shape, missing)
 
     def _reserve(self, partial: Path, size: int) -> bool:
         """Make room, and take it with an empty file of the size; False where others that are at work leave none."""
@@ -187,16 +185,28 @@ def canvas_key(content: str, preprocessing: Preprocessing) -> str:
     )
 
 
-def write_canvases(path: Path, shape: Shape, fill: Callable[[Put], Sequence[int]]) -> Sequence[int]:
-    """Have `fill` write every canvas to its place in an existing file, and sync it; returns what is missing."""
+def write_canvases(path: Path, shape: Shape, fill: Callable[[Put], Sequence[int]]) -> tuple[Sequence[int], str]:
+    """Have `fill` write every canvas to its place in an existing file of zeros.
+
+    The file is not synced: what a crash of the system loses of it does not match the checksum, and is made again.
+
+    Returns:
+        What is missing, and the checksum of the whole.
+    """
+    size = prod(shape[1:])
+    sums = np.full(shape[0], crc32(bytes(size)))
+
+    def put(position: int, canvas: np.ndarray) -> None:
+        data = np.ascontiguousarray(canvas.transpose(1, 2, 0)).data.cast("B")
+        write_all(file.fileno(), data, position * size)
+        sums[position] = crc32(data)
+
     with path.open("r+b") as file:
-        descriptor, size = file.fileno(), prod(shape[1:])
-        missing = fill(lambda position, canvas: write_all(descriptor, canvas.tobytes(), position * size))
-        os.fsync(descriptor)
-    return missing
+        missing = fill(put)
+    return missing, hash_parts(sums)
 
 
-def write_all(descriptor: int, data: bytes, offset: int) -> None:
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     """Write at an offset; the system may take less than it is given."""
     while data:
         written = os.pwrite(descriptor, data, offset)
@@ -205,6 +215,5 @@ def write_all(descriptor: int, data: bytes, offset: int) -> None:
 
 def checksum(file: CanvasFile) -> str:
     """Hash of the CRCs of all canvases, computed on all cores."""
-    canvases = file.canvases.numpy()
-    with ThreadPoolExecutor(num_cores()) as pool:
-        return hash_parts(np.fromiter(pool.map(crc32, canvases), dtype=np.int64, count=len(canvases)))
+    pixels = file.canvases.permute(0, 2, 3, 1).numpy()
+    return hash_parts(np.array(map_all(lambda row: crc32(pixels[row]), range(len(pixels)), num_cores())))

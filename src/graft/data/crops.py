@@ -1,5 +1,6 @@
 """Crops of whole batches, mirrored where told; every draw from a given generator.
 
+What is random is drawn for the whole batch; the crops themselves are cut when some of the images are asked for.
 On a CPU, NumPy's windows and torch's resampling of single uint8 images are several times faster than indexing and grid
 sampling, which are what a GPU does best. Both make the same draws and cut the same boxes.
 """
@@ -11,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from graft.data.batchwise import in_pieces
+from graft.data.batchwise import Cut
 from graft.data.draws import uniform
 
 MIN_LOG_ASPECT, MAX_LOG_ASPECT = math.log(3 / 4), math.log(4 / 3)
@@ -36,49 +37,49 @@ def mirror_in_place(pixels: np.ndarray, flip: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def random_crop(x: Tensor, size: int, padding: int, flip: Tensor, generator: Generator) -> Tensor:
+def random_crop(x: Tensor, size: int, padding: int, flip: Tensor, generator: Generator) -> Cut:
     """Crops [n, c, size, size] at random places of images padded with zeros; `flip` [n] says which to mirror."""
     tops, lefts = (
         torch.randint(edge + 2 * padding - size + 1, (len(x),), generator=generator, device=x.device)
         for edge in x.shape[2:]
     )
-    if x.device.type == "cpu":
-        cut = slide_windows(x.numpy(), size, padding, tops.numpy(), lefts.numpy())
-        return torch.from_numpy(mirror_in_place(cut, flip.numpy()))
-    return mirror(index_windows(x, size, padding, tops, lefts), flip)
+    windows = slide_windows if x.device.type == "cpu" else index_windows
+    return lambda piece: windows(x[piece], size, padding, tops[piece], lefts[piece], flip[piece])
 
 
-def slide_windows(x: np.ndarray, size: int, padding: int, tops: np.ndarray, lefts: np.ndarray) -> np.ndarray:
-    """The parts [n, c, size, size] of padded images [n, c, h, w] that begin at `tops` [n] and `lefts` [n]."""
+def slide_windows(x: Tensor, size: int, padding: int, tops: Tensor, lefts: Tensor, flip: Tensor) -> Tensor:
+    """The parts [n, c, size, size] of padded images [n, c, h, w] that begin at `tops` [n] and `lefts` [n], mirrored."""
     num, channels, height, width = x.shape
-    padded = np.zeros((num, channels, height + 2 * padding, width + 2 * padding), x.dtype)
-    padded[:, :, padding : padding + height, padding : padding + width] = x
-    slid = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(2, 3))
-    return slid[np.arange(num), :, tops, lefts]
+    padded = np.zeros((num, channels, height + 2 * padding, width + 2 * padding), x.numpy().dtype)
+    padded[:, :, padding : padding + height, padding : padding + width] = x.numpy()
+    places = (num, padded.shape[2] - size + 1, padded.shape[3] - size + 1)
+    image, channel, row, column = padded.strides
+    slid = np.lib.stride_tricks.as_strided(
+        padded, (*places, channels, size, size), (image, row, column, channel, row, column), writeable=False
+    )
+    cut = slid[np.arange(num), tops.numpy(), lefts.numpy()]
+    return torch.from_numpy(mirror_in_place(cut, flip.numpy()))
 
 
-def index_windows(x: Tensor, size: int, padding: int, tops: Tensor, lefts: Tensor) -> Tensor:
-    """As `slide_windows`, for tensors."""
+def index_windows(x: Tensor, size: int, padding: int, tops: Tensor, lefts: Tensor, flip: Tensor) -> Tensor:
+    """As `slide_windows`, on any device."""
     slid = functional.pad(x, [padding] * 4).unfold(2, size, 1).unfold(3, size, 1)
-    return slid[torch.arange(len(x), device=x.device), :, tops, lefts]
+    return mirror(slid[torch.arange(len(x), device=x.device), :, tops, lefts], flip)
 
 
-def random_resized_crop(
-    x: Tensor, size: int, shares: tuple[float, float], flip: Tensor, generator: Generator
-) -> Tensor:
+def random_resized_crop(x: Tensor, size: int, shares: tuple[float, float], flip: Tensor, generator: Generator) -> Cut:
     """Boxes of random area and shape of images [n, c, h, w], brought to [n, c, size, size] bilinearly.
 
     Areas are `shares` of the image, aspect ratios 3/4 to 4/3 (Szegedy et al., "Going Deeper with Convolutions",
     CVPR 2015, section 6); a box that would be longer than the image is cut to it. `flip` [n] says which to mirror.
     """
-    tops, lefts, heights, widths = random_boxes(x, shares, generator)
-    if x.device.type == "cpu":
-        return resample_boxes(x, torch.stack([tops, lefts, heights, widths], dim=1), size, flip)
-    return sample_boxes(x.float(), tops, lefts, heights, widths, size, flip)
+    boxes = random_boxes(x, shares, generator)
+    resample = resample_boxes if x.device.type == "cpu" else sample_boxes
+    return lambda piece: resample(x[piece], boxes[piece], size, flip[piece])
 
 
-def random_boxes(x: Tensor, shares: tuple[float, float], generator: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tops, lefts, heights and widths int64 [n], in pixels of images [n, c, h, w]."""
+def random_boxes(x: Tensor, shares: tuple[float, float], generator: Generator) -> Tensor:
+    """Tops, lefts, heights and widths int64 [n, 4], in pixels of images [n, c, h, w]."""
     num, (height, width) = len(x), x.shape[2:]
     area = uniform(num, *shares, generator)
     aspect = uniform(num, MIN_LOG_ASPECT, MAX_LOG_ASPECT, generator).exp()
@@ -86,29 +87,29 @@ def random_boxes(x: Tensor, shares: tuple[float, float], generator: Generator) -
     heights = ((area / aspect).sqrt() * height).round().clamp(1, height)
     lefts = (uniform(num, 0, 1, generator) * (width - widths + 1)).floor()
     tops = (uniform(num, 0, 1, generator) * (height - heights + 1)).floor()
-    return tops.long(), lefts.long(), heights.long(), widths.long()
+    return torch.stack([tops, lefts, heights, widths], dim=1).long()
 
 
 def resample_boxes(x: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
-    """Boxes int64 [n, 4] of images [n, c, h, w], each cut out and resampled by itself; the values keep their type."""
-    pixels, places, mirrored = x.numpy(), boxes.tolist(), flip.tolist()
+    """Boxes int64 [n, 4] of images [n, c, h, w], each cut out and resampled by itself; the values keep their type.
+
+    torch resamples a uint8 image twice as fast where a pixel's channels lie together.
+    """
+    pixels = x.permute(0, 2, 3, 1).numpy()
     resampled = np.empty((*x.shape[:2], size, size), pixels.dtype)
-
-    def resample(piece: slice) -> None:
-        for i in range(*piece.indices(len(x))):
-            top, left, height, width = places[i]
-            box = np.ascontiguousarray(pixels[i : i + 1, :, top : top + height, left : left + width])
-            new = functional.interpolate(torch.from_numpy(box), (size, size), mode="bilinear", align_corners=False)
-            resampled[i] = new.numpy()[0, :, :, ::-1] if mirrored[i] else new.numpy()[0]
-
-    in_pieces(resample, resampled.shape)
+    for i, ((top, left, height, width), mirrored) in enumerate(zip(boxes.tolist(), flip.tolist(), strict=True)):
+        box = torch.from_numpy(np.ascontiguousarray(pixels[i : i + 1, top : top + height, left : left + width]))
+        [new] = functional.interpolate(box.permute(0, 3, 1, 2), (size, size), mode="bilinear").numpy()
+        resampled[i] = new[:, :, ::-1] if mirrored else new
     return torch.from_numpy(resampled)
 
 
-def sample_boxes(
-    x: Tensor, tops: Tensor, lefts: Tensor, heights: Tensor, widths: Tensor, size: int, flip: Tensor
-) -> Tensor:
-    """Boxes of float images [n, c, h, w], all sampled at once; the outermost pixels take in what lies just outside."""
+def sample_boxes(x: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
+    """Boxes int64 [n, 4] of images [n, c, h, w] as floats, all sampled at once.
+
+    The outermost pixels take in what lies just outside.
+    """
+    tops, lefts, heights, widths = boxes.unbind(1)
     num, channels, height, width = x.shape
     theta = torch.zeros(num, 2, 3, device=x.device)
     theta[:, 0, 0] = torch.where(flip, -widths, widths) / width
@@ -116,4 +117,4 @@ def sample_boxes(
     theta[:, 0, 2] = (2 * lefts + widths) / width - 1
     theta[:, 1, 2] = (2 * tops + heights) / height - 1
     grid = functional.affine_grid(theta, [num, channels, size, size], align_corners=False)
-    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return functional.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)

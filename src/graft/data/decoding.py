@@ -1,8 +1,7 @@
 """Image files brought to their canvas."""
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from graft.data.preprocessing import Preprocessing
-from graft.data.readers.base import num_cores
+from graft.data.threaded import map_all, num_cores
 
 # What Pillow raises on files that are not images, are damaged, are cut off, or would fill the memory.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -43,29 +42,33 @@ def decode_all(
         put(position, found)
         return None
 
-    with ThreadPoolExecutor(num_cores()) as pool:
-        results = list(pool.map(one, range(len(paths))))
+    results = map_all(one, range(len(paths)), num_cores())
     return {position: found for position, found in enumerate(results) if found is not None}
 
 
-def check_all(paths: Iterable[Path]) -> list[Unreadable]:
+def check_all(paths: Sequence[Path]) -> list[Unreadable]:
     """Those of the files that cannot be decoded."""
-    with ThreadPoolExecutor(num_cores()) as pool:
-        return [found for found in pool.map(check, paths) if found is not None]
+    return [found for found in map_all(check, paths, num_cores()) if found is not None]
 
 
 def decode(path: Path, preprocessing: Preprocessing) -> np.ndarray | Unreadable:
-    """One image file as uint8 [c, canvas, canvas], upright, its shorter edge resized and its centre cropped."""
+    """One image file as uint8 [c, canvas, canvas], upright, its shorter edge resized and its centre cropped.
+
+    A pixel's channels lie together in memory. Pillow copies an image in each step, so steps that change nothing are
+    left out: a copy takes a third of the time of decoding.
+    """
     try:
         with Image.open(path) as image:
-            picture = _with_channels(ImageOps.exif_transpose(image), preprocessing.channels)
+            ImageOps.exif_transpose(image, in_place=True)
+            picture = _with_channels(image, preprocessing.channels)
     except UNREADABLE as error:
         return Unreadable(path, _reason(error))
     side = preprocessing.canvas
     width, height = resized_shape(picture.width, picture.height, side)
-    picture = picture.resize((width, height), PILLOW_FILTERS[preprocessing.interpolation])
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), PILLOW_FILTERS[preprocessing.interpolation])
     left, top = centre(width, side), centre(height, side)
-    pixels = np.asarray(picture.crop((left, top, left + side, top + side)))
+    pixels = np.asarray(picture)[top : top + side, left : left + side]
     return pixels[None] if preprocessing.channels == 1 else pixels.transpose(2, 0, 1)
 
 
@@ -89,7 +92,8 @@ def _reason(error: BaseException) -> str:
 def _with_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def resized_shape(width: int, height: int, side: int) -> tuple[int, int]:

@@ -17,9 +17,10 @@ from graft.data.datasets import EpochSampler, LabelledImages, UnlabelledImages
 from graft.data.decoding import Unreadable
 from graft.data.images import ImageFiles, Images, ResizedImages, num_bytes, open_images
 from graft.data.preprocessing import Preprocessing
-from graft.data.readers.base import RawSplit, Reader, num_cores
+from graft.data.readers.base import RawSplit, Reader
 from graft.data.shared import Decoded, shared
 from graft.data.splits import SplitRules, split_samples
+from graft.data.threaded import num_cores
 from graft.data.view import View
 from graft.errors import UserError
 from graft.records.hashing import content_hash

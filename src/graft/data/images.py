@@ -150,10 +150,12 @@ def _open_cached(
 
 def _decode_into_memory(paths: Sequence[Path], preprocessing: Preprocessing) -> tuple[KeptImages, list[Unreadable]]:
     side = preprocessing.canvas
-    canvases = np.empty((len(paths), preprocessing.channels, side, side), dtype=np.uint8)
+    canvases = np.empty((len(paths), side, side, preprocessing.channels), dtype=np.uint8).transpose(0, 3, 1, 2)
     broken = decode_all(paths, preprocessing, canvases.__setitem__)
-    readable = np.delete(canvases, list(broken), axis=0) if broken else canvases
-    return KeptImages(torch.from_numpy(readable)), list(broken.values())
+    kept = torch.from_numpy(canvases)
+    if broken:
+        kept = gather(kept, torch.from_numpy(np.delete(np.arange(len(paths)), list(broken))))
+    return KeptImages(kept), list(broken.values())
 
 
 def resize_all(images: np.ndarray, preprocessing: Preprocessing) -> Tensor:

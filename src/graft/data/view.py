@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 
 from graft.batch import LabelledBatch
 from graft.data.augment import Augmentation, mix
-from graft.data.batchwise import scale_and_shift
+from graft.data.batchwise import Cut, assemble, scale_and_shift
 from graft.data.colour import jitter_colour
 from graft.data.crops import centre_crop, mirror, random_crop, random_resized_crop
 from graft.data.draws import coin
@@ -38,29 +38,32 @@ class View:
         how = self.augmentation
         if how is None:
             return batch._replace(x=self.evaluate(batch.x))
-        x, y = self._place(batch.x, how, generator), batch.y
+        cut, y = self._place(batch.x, how, generator), batch.y
+        shape, device = (*batch.x.shape[:2], self.preprocessing.size, self.preprocessing.size), batch.x.device
         if how.changes_colour:
-            x = jitter_colour(x, how.brightness, how.contrast, how.saturation, generator)
-        x = self.normalise(x)
+            x = assemble(cut, shape, device)
+            cut = jitter_colour(x, how.brightness, how.contrast, how.saturation, generator).__getitem__
+        x = self._normalise(cut, shape, device)
         if how.mixup or how.cutmix:
             x, y = mix(x, y, self.num_classes, how.mixup, how.cutmix, generator)
         return LabelledBatch(x, y, batch.positions)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The fixed view: the canvas' centre [n, c, size, size], scaled and normalised."""
-        return self.normalise(centre_crop(x, self.preprocessing.size))
+        x = centre_crop(x, self.preprocessing.size)
+        return self._normalise(x.__getitem__, x.shape, x.device)
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def _normalise(self, cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Values 0..255 to the backbone's scale, computed in float32 and given in the default float type."""
-        if self.scale.device != x.device:
-            self.scale, self.shift = self.scale.to(x.device), self.shift.to(x.device)
-        if x.device.type == "cpu":
-            x = scale_and_shift(x, self.scale, self.shift)
+        if self.scale.device != device:
+            self.scale, self.shift = self.scale.to(device), self.shift.to(device)
+        if device.type == "cpu":
+            x = scale_and_shift(cut, shape, self.scale, self.shift)
         else:
-            x = torch.addcmul(self.shift, x.float(), self.scale)
+            x = torch.addcmul(self.shift, cut(slice(None)).contiguous().float(), self.scale)
         return x.to(torch.get_default_dtype())
 
-    def _place(self, x: Tensor, how: Augmentation, generator: Generator) -> Tensor:
+    def _place(self, x: Tensor, how: Augmentation, generator: Generator) -> Cut:
         """Where in the canvas each view lies, and which are mirrored."""
         size = self.preprocessing.size
         flip = coin(len(x), generator) if how.flip else torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -68,4 +71,4 @@ class View:
             return random_resized_crop(x, size, how.resized_crop, flip, generator)
         if how.crop_padding:
             return random_crop(x, size, how.crop_padding, flip, generator)
-        return mirror(centre_crop(x, size), flip)
+        return lambda piece: mirror(centre_crop(x[piece], size), flip[piece])

@@ -1,8 +1,6 @@
 """What every reader returns: images and labels as they are stored, and a hash of their content."""
 
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from graft.data.threaded import map_all, num_cores
 from graft.errors import nearest
 
 
@@ -65,11 +64,6 @@ def nearest_path(path: Path) -> str:
     return f"; did you mean {str(path.parent / match)!r}?" if match else ""
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def hash_parts(*parts: str | np.ndarray) -> str:
     """Hash of strings and arrays, in hex: dtype, shape and values."""
     digest = blake2b(digest_size=20)
@@ -96,5 +90,4 @@ def hash_splits(splits: Iterable[RawSplit | None], class_names: tuple[str, ...])
 
 
 def _hash_files(paths: Sequence[Path]) -> list[str]:
-    with ThreadPoolExecutor(num_cores()) as pool:
-        return list(pool.map(lambda path: blake2b(path.read_bytes(), digest_size=20).hexdigest(), paths))
+    return map_all(lambda path: blake2b(path.read_bytes(), digest_size=20).hexdigest(), paths, num_cores())
