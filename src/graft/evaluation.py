@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graft.batch import BatchView, LabelledBatch
 from graft.data.domain import Domain
-from graft.data.readers.base import num_cores
+from graft.data.threaded import num_cores
 from graft.models.network import Network
 
 BATCH_VALUES = 2**19  # a batch of fewer values, where samples are small, costs more in calls than in arithmetic
