@@ -23,12 +23,13 @@ BATCH_SIZE = 128
 NUM_EPOCHS = 3  # the first warms up
 SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 FUSED = partial(SGD, fused=True)  # as conf/optimizer has it
-BARE, STOCK, METRICS, OFF, GRAFT = (
+BARE, STOCK, METRICS, OFF, GRAFT, CHANNELS_LAST = (
     "bare loop",
     "Lightning as it comes",
     "Lightning, two metrics a step",
     "Lightning, all off",
     "graft, all on",
+    "graft, all on, channels_last",
 )
 Batches = Sequence[tuple[Tensor, Tensor]]
 
@@ -119,13 +120,17 @@ def prepare(backbone: type[Toy] | type[Cnn], num_steps: int, folder: Path) -> Re
     off = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
 
     def repetition() -> dict[str, float]:
-        fitted = fit(new_network(backbone), domain, "fine_tune", NUM_EPOCHS, FUSED, folder)
+        fitted, channels_last = (
+            fit(new_network(backbone), domain, "fine_tune", NUM_EPOCHS, FUSED, folder, memory_format=memory_format)
+            for memory_format in ("contiguous", "channels_last")
+        )
         return {
             BARE: bare(new_network(backbone), batches),
             STOCK: lightning(new_network(backbone), batches, folder),
             METRICS: lightning(new_network(backbone), batches, folder, metrics=True),
             OFF: lightning(new_network(backbone), batches, folder, **off),
             GRAFT: seconds_per_epoch(fitted) / len(batches),
+            CHANNELS_LAST: seconds_per_epoch(channels_last) / len(batches),
         }
 
     return repetition
@@ -150,5 +155,12 @@ ROWS = (
         (share(GRAFT, BARE, at_most=2.4),),
         "graft also normalises uint8 images and measures accuracy in each step; the peers get float tensors",
     ),
-    Row("cnn", "training step of the cnn, batch 128, 32x32", "s", prepare_cnn, (share(GRAFT, BARE, at_most=1.05),)),
+    Row(
+        "cnn",
+        "training step of the cnn, batch 128, 32x32",
+        "s",
+        prepare_cnn,
+        (share(GRAFT, BARE, at_most=1.05),),
+        "memory_format=auto chooses channels_last here; the peers use contiguous weights",
+    ),
 )
