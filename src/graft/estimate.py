@@ -33,9 +33,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage of a run will take."""
+    """What one part of a run will take."""
 
-    name: str  # "pretraining", "transfer", or "baseline <name>"
+    name: str  # "start", "data", "pretraining", "transfer", or "baseline <name>"
     seconds: float
     in_store: bool = False  # it was trained before, and will take no time
     memory: Memory | None = None  # of its largest phase
