@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from graft import __version__
 from graft.batch import LabelledBatch
 from graft.data.augment import Augmentation
-from graft.data.datasets import EpochSampler
+from graft.data.datasets import BatchLoader, EpochSampler
 from graft.data.domain import Domain
 from graft.data.view import View
 from graft.models.backbones.base import Backbone
@@ -264,17 +264,17 @@ class FeatureDomain(LightningDataModule):
         """Set the batch order of the fits that follow. Features are fixed views: there is nothing to augment."""
         self.seed, self.first_epoch = seed, first_epoch
 
-    def train_dataloader(self) -> DataLoader[LabelledBatch]:
+    def train_dataloader(self) -> BatchLoader:
         """Shuffled as the domain itself would be."""
         return self._loader("train", shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[LabelledBatch] | list[DataLoader[LabelledBatch]]:
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """In order; nothing where the domain holds no val split."""
         return self._loader("val", shuffle=False) if "val" in self.datasets else []
 
-    def _loader(self, split: str, shuffle: bool) -> DataLoader[LabelledBatch]:
+    def _loader(self, split: str, shuffle: bool) -> BatchLoader:
         dataset = self.datasets[split]
         ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer and shuffle else (0, 1)
         sampler = ViewSampler(len(dataset), self.batch_size, self.seed, self.first_epoch, shuffle, *ranks)
         sampler.num_views = len(dataset.x)
-        return DataLoader(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())
+        return BatchLoader(dataset, sampler)

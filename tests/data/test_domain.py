@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from graft.batch import UnlabelledBatch
 from graft.data.augment import Augmentation
@@ -171,7 +170,7 @@ def test_without_validation_samples_there_is_no_loader() -> None:
     domain = loaded(val_fraction=0.0)
     assert domain.sizes["val"] == 0
     assert domain.val_dataloader() == []
-    assert isinstance(domain.test_dataloader(), DataLoader)
+    assert len(domain.test_dataloader()) > 0
 
 
 def test_unlabelled_batches_are_of_all_training_images_and_hold_no_labels() -> None:

@@ -26,7 +26,7 @@ def in_pieces(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
     num, values = shape[0], prod(shape[1:])
     num_pieces = max(1, min(num, -(-num * values // PIECE)))
     bounds = [num * piece // num_pieces for piece in range(num_pieces + 1)]
-    num_threads = torch.get_num_threads() if num * values >= WORTH_THREADS else 1
+    num_threads = 1 if is_small(shape) else torch.get_num_threads()
     for_each(list(map(slice, bounds, bounds[1:])), work, num_threads)
 
 
@@ -45,24 +45,35 @@ def assemble(cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 def gather(x: Tensor, positions: Tensor) -> Tensor:
     """The images [m, ...] at `positions` [m] of images [n, ...], whose order in memory they keep."""
-    order = memory_order(x)
+    order, back = memory_order(x)
     images, chosen = x.permute(order).numpy(), positions.numpy()
+    if is_small((len(chosen), *images.shape[1:])):
+        return torch.from_numpy(images.take(chosen, axis=0)).permute(back)
     gathered = empty((len(chosen), *images.shape[1:]), images.dtype)
 
     def fill(piece: slice) -> None:
         gathered[piece] = images[chosen[piece]]
 
     in_pieces(fill, gathered.shape)
-    return torch.from_numpy(gathered).permute(tuple(np.argsort(order)))
+    return torch.from_numpy(gathered).permute(back)
 
 
-def memory_order(x: Tensor) -> tuple[int, ...]:
-    """Dimensions of images [n, c, h, w] from the outermost in memory to the innermost."""
-    return (0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2, 3)
+def is_small(shape: tuple[int, ...]) -> bool:
+    """Whether a batch is done with before pieces and threads would pay."""
+    return prod(shape) < WORTH_THREADS
+
+
+def memory_order(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Dimensions of images [n, c, h, w] from the outermost in memory to the innermost, and where they come from."""
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return (0, 2, 3, 1), (0, 3, 1, 2)
+    return (0, 1, 2, 3), (0, 1, 2, 3)
 
 
 def scale_and_shift(cut: Cut, shape: tuple[int, ...], scale: Tensor, shift: Tensor) -> Tensor:
     """All images of a batch of `shape` [n, c, h, w], times `scale` [c, 1, 1] plus `shift` [c, 1, 1], in float32."""
+    if is_small(shape):
+        return torch.empty(shape).copy_(cut(slice(None))).mul_(scale).add_(shift)
     factors, offsets = scale.numpy(), shift.numpy()
     scaled = empty(shape, np.float32)
 

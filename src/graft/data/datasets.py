@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from graft.batch import LabelledBatch, UnlabelledBatch
 from graft.data.images import Images
@@ -47,8 +48,29 @@ class UnlabelledImages(Dataset[UnlabelledBatch]):
         return UnlabelledBatch(self.images.canvases(self.positions[index]), index)
 
 
+@dataclass(frozen=True)
+class BatchLoader:
+    """A data loader whose batches are made in this process when they are asked for.
+
+    torch's `DataLoader` does the same without workers; around small batches it takes longer than they do.
+    """
+
+    dataset: Dataset[Any]
+    sampler: "EpochSampler"
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        for indices in self.sampler:
+            yield self.dataset[indices]
+
+
+Loader = DataLoader[Any] | BatchLoader
+
+
 class EpochSampler(Sampler[np.ndarray]):
-    """The batches of an epoch, as positions int64 [n], for `DataLoader(dataset, sampler=..., batch_size=None)`.
+    """The batches of an epoch, as positions int64 [n], for a `Loader`.
 
     Every sample comes exactly once, over all ranks together, in batches whose sizes differ by one at most, so there is
     no tiny last batch; every rank has as many batches as the others. The order is a function of the seed and the epoch.
