@@ -48,29 +48,23 @@ class UnlabelledImages(Dataset[UnlabelledBatch]):
         return UnlabelledBatch(self.images.canvases(self.positions[index]), index)
 
 
-@dataclass(frozen=True)
-class BatchLoader:
+class BatchLoader(DataLoader[Any]):
     """A data loader whose batches are made in this process when they are asked for.
 
-    torch's `DataLoader` does the same without workers; around small batches it takes longer than they do.
+    So are torch's own without workers, but around small batches their machinery takes longer than the batch.
     """
 
-    dataset: Dataset[Any]
-    sampler: "EpochSampler"
+    def __init__(self, dataset: Dataset[Any], sampler: "EpochSampler") -> None:
+        # The generator is its own, or torch would draw from the global one.
+        super().__init__(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())
 
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for indices in self.sampler:
             yield self.dataset[indices]
 
 
-Loader = DataLoader[Any] | BatchLoader
-
-
 class EpochSampler(Sampler[np.ndarray]):
-    """The batches of an epoch, as positions int64 [n], for a `Loader`.
+    """The batches of an epoch, as positions int64 [n], for a `DataLoader` without batch size.
 
     Every sample comes exactly once, over all ranks together, in batches whose sizes differ by one at most, so there is
     no tiny last batch; every rank has as many batches as the others. The order is a function of the seed and the epoch.

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from graft.data.augment import Augmentation
 from graft.data.canvas_cache import CanvasCache
-from graft.data.datasets import BatchLoader, EpochSampler, LabelledImages, Loader, UnlabelledImages
+from graft.data.datasets import BatchLoader, EpochSampler, LabelledImages, UnlabelledImages
 from graft.data.decoding import Unreadable
 from graft.data.images import ImageFiles, Images, ResizedImages, num_bytes, open_images
 from graft.data.preprocessing import Preprocessing
@@ -128,28 +128,28 @@ class Domain(LightningDataModule):
         self.seed, self.first_epoch = seed, first_epoch
         self.view = View(self.preprocessing, self.augmentation if augment else None, self.num_classes)
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """The shuffled training samples, of which each rank has its share."""
         return self._loader(self.datasets["train"], shuffle=True, shared=True)
 
-    def val_dataloader(self) -> Loader | list[Loader]:
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """All validation samples in order, on every rank; an empty list where there are none."""
         return self.loader("val") if self.sizes["val"] else []
 
-    def test_dataloader(self) -> Loader:
+    def test_dataloader(self) -> DataLoader[Any]:
         """All test samples in order."""
         return self.loader("test")
 
-    def loader(self, split: str, shuffle: bool = False, batch_size: int | None = None) -> Loader:
+    def loader(self, split: str, shuffle: bool = False, batch_size: int | None = None) -> DataLoader[Any]:
         """All samples of `train`, `val` or `test`, the same on every rank; in the domain's own batches by default."""
         return self._loader(self.datasets[split], shuffle, shared=False, batch_size=batch_size)
 
-    def unlabelled_loader(self, split: str, shuffle: bool = True) -> Loader:
+    def unlabelled_loader(self, split: str, shuffle: bool = True) -> DataLoader[Any]:
         """Images without labels; those of `train` are all, whether in the label budget or not. Shared among ranks."""
         dataset = self.pool if split == "train" else self.datasets[split]
         return self._loader(UnlabelledImages(dataset.images, dataset.positions), shuffle, shared=True)
 
-    def _loader(self, dataset: Any, shuffle: bool, shared: bool, batch_size: int | None = None) -> Loader:
+    def _loader(self, dataset: Any, shuffle: bool, shared: bool, batch_size: int | None = None) -> DataLoader[Any]:
         ranks = (self.trainer.global_rank, self.trainer.world_size) if shared and self.trainer else (0, 1)
         sampler = EpochSampler(
             len(dataset), batch_size or self.batch_size, self.seed, self.first_epoch, shuffle, *ranks
