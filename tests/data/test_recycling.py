@@ -18,7 +18,8 @@ SHAPE = (4, 3, 5, 5)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_free() -> Iterator[None]:
+def nothing_is_free(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(recycling, "WORTH_RECYCLING", 0)
     recycling._free.clear()
     yield
     recycling._free.clear()

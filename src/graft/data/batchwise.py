@@ -15,7 +15,7 @@ from torch import Tensor
 from graft.data.recycling import empty
 from graft.data.threaded import for_each
 
-PIECE = 2**18  # values that stay in a core's cache
+PIECE = 2**18  # values that stay in a core's cache while other threads are at work
 WORTH_THREADS = 2**22  # values that take much longer than waking threads, and than their waits for the interpreter
 
 Cut = Callable[[slice], Tensor]  # those images [m, c, h, w] of a batch that are in a slice
@@ -23,11 +23,13 @@ Cut = Callable[[slice], Tensor]  # those images [m, c, h, w] of a batch that are
 
 def in_pieces(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
     """Call `work` with slices that together cover the images of a batch of `shape` [n, ...], in no certain order."""
-    num, values = shape[0], prod(shape[1:])
-    num_pieces = max(1, min(num, -(-num * values // PIECE)))
+    num = shape[0]
+    if is_small(shape):
+        work(slice(num))
+        return
+    num_pieces = min(num, -(-prod(shape) // PIECE))
     bounds = [num * piece // num_pieces for piece in range(num_pieces + 1)]
-    num_threads = 1 if is_small(shape) else torch.get_num_threads()
-    for_each(list(map(slice, bounds, bounds[1:])), work, num_threads)
+    for_each(list(map(slice, bounds, bounds[1:])), work, torch.get_num_threads())
 
 
 def assemble(cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -78,9 +80,10 @@ def scale_and_shift(cut: Cut, shape: tuple[int, ...], scale: Tensor, shift: Tens
     scaled = empty(shape, np.float32)
 
     def fill(piece: slice) -> None:
-        scaled[piece] = cut(piece).numpy()
-        scaled[piece] *= factors
-        scaled[piece] += offsets
+        part = scaled[piece]
+        part[:] = cut(piece).numpy()
+        part *= factors
+        part += offsets
 
     in_pieces(fill, shape)
     return torch.from_numpy(scaled)

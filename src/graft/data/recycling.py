@@ -11,6 +11,8 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import DTypeLike
 
+WORTH_RECYCLING = 2**22  # bytes; the memory of smaller arrays comes from the C library, which recycles it as well
+
 _free: deque[np.ndarray] = deque(maxlen=4)  # a batch and its view, while those before are still in use
 
 
@@ -21,6 +23,8 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     that was sliced from it must not be kept longer than itself.
     """
     size = prod(shape) * np.dtype(dtype).itemsize
+    if size < WORTH_RECYCLING:
+        return np.empty(shape, dtype)
     block = _take(size)
     array = block[:size].view(dtype).reshape(shape)
     finalize(array, _free.append, block).atexit = False
