@@ -75,7 +75,7 @@ def memory_order(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def scale_and_shift(cut: Cut, shape: tuple[int, ...], scale: Tensor, shift: Tensor) -> Tensor:
     """All images of a batch of `shape` [n, c, h, w], times `scale` [c, 1, 1] plus `shift` [c, 1, 1], in float32."""
     if is_small(shape):
-        return torch.empty(shape).copy_(cut(slice(None))).mul_(scale).add_(shift)
+        return torch.empty(shape, dtype=torch.float32).copy_(cut(slice(None))).mul_(scale).add_(shift)
     factors, offsets = scale.numpy(), shift.numpy()
     scaled = empty(shape, np.float32)
 
