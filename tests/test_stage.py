@@ -128,6 +128,19 @@ def test_resumed_is_bit_equal_to_undisturbed(tmp_path: Path, domain: Domain, how
     assert rows[0] == rows[1]
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("how", ["plateau_unfreeze_best", "fastai_fine_tune", "adabn"])
+def test_what_a_phase_begins_with_is_bit_equal_on_resuming(
+    tmp_path: Path, domain: Domain, how: str, epoch: int
+) -> None:
+    undisturbed = run(tmp_path / "a", domain, how, 5)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(tmp_path / "b", domain, how, 5, Interrupt(epoch))
+    resumed = run(tmp_path / "b", domain, how, 5)
+    assert equal(undisturbed.last, resumed.last)
+    assert equal(undisturbed.best, resumed.best)
+
+
 def averaged(folder: Path, domain: Domain, how: str, *callbacks: Callback) -> Fitted:
     """Six epochs whose weights are averaged, by a callback of its own for each fit as the pipeline makes them."""
     trained = replace(training(how, 6), callbacks=lambda: [EMAWeightAveraging(decay=0.9), *callbacks])
@@ -208,6 +221,43 @@ def test_lp_ft_begins_fine_tuning_with_the_function_the_probe_ended_with(tmp_pat
 
     run(tmp_path / "a", domain, "lp_ft", 4, Look())
     assert torch.equal(logits["probe", 1, "end"], logits["fine_tune", 2, "start"])
+
+
+@pytest.mark.parametrize("start_from", ["best", "last"])
+def test_a_phase_starts_from_the_best_epoch_of_the_one_before(tmp_path: Path, domain: Domain, start_from: str) -> None:
+    """Weights, norm statistics and the optimiser's slots; the rates grow, so that the first epoch is the best."""
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    slots: dict[int, torch.Tensor] = {}
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self._look(trainer, pl_module, -pl_module.stage_epoch)
+
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self._look(trainer, pl_module, pl_module.stage_epoch + 1)
+
+        def _look(self, trainer: Trainer, module: LightningModule, when: int) -> None:
+            states[when] = {name: tensor.clone() for name, tensor in module.network.state_dict().items()}
+            state = trainer.optimizers[0].state.get(module.network.head.linear.weight, {})
+            slots[when] = state["momentum_buffer"].clone() if state else torch.zeros(1)
+
+    every = {".*": {"lr_scale": 1}}
+    phases = [
+        {"name": "a", "rules": every, "until": {"epochs": 3}},
+        {"name": "b", "rules": every, "start_from": start_from},
+    ]
+    how = replace(
+        training("fine_tune", 4, SGD, callbacks=(Look(),)),
+        strategy=Strategy("x", phases),
+        schedule=lambda step, total: 0.1 if step < total / 4 else 50.0,
+    )
+    fitted = fit_stage(stage(tmp_path, domain, how), network("resnet20"))
+    rows = fitted.history[:3]
+    best = max(rows, key=lambda row: row["val/accuracy"])["epoch"]
+    expected = best if start_from == "best" else 3
+    assert best < 3
+    assert equal(states[-3], states[expected])
+    assert torch.equal(slots[-3], slots[expected])
 
 
 def test_every_checkpoint_loads_with_weights_only(tmp_path: Path, domain: Domain) -> None:

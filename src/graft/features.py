@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from graft import __version__
@@ -65,10 +65,10 @@ class Prefix:
 
 
 @contextmanager
-def in_eval_mode(backbone: Backbone, device: torch.device) -> Iterator[None]:
-    """The backbone on the device and in eval mode; its modes are put back afterwards."""
-    modes = {module: module.training for module in backbone.modules()}
-    backbone.to(device).eval()
+def in_eval_mode(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """The network on the device and in eval mode; its modes are put back afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.to(device).eval()
     try:
         yield
     finally:

@@ -49,6 +49,7 @@ def stage_key(
             "start": start,
             "settings": settings,
             "phases": [asdict(phase) for phase in training.strategy.parsed],
+            "groups": training.strategy.groups,
             "max_epochs": training.max_epochs,
             "seed": training.seed,
             "precision": training.precision,

@@ -29,3 +29,4 @@ class Outcome:
     seconds: float
     trainable_parameters: int
     num_parameters: int
+    chosen: dict[str, Any] = field(default_factory=dict)  # what the strategy chose by itself, and why

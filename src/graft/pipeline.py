@@ -191,6 +191,7 @@ def score(fitted: Fitted, network: Network, target: Domain, device: torch.device
         seconds=fitted.seconds,
         trainable_parameters=fitted.trainable_parameters,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        chosen=fitted.chosen,
     )
 
 

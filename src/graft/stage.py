@@ -1,8 +1,9 @@
 """One stage: a network trained on a domain, phase by phase, able to go on where it was cut off."""
 
+import math
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from graft.callbacks.board import StageLogger, log_views
 from graft.callbacks.checkpoints import (
     BEST,
+    BEST_OF_PHASE,
     LAST,
     AtomicCheckpointIO,
     StageCheckpoint,
@@ -28,8 +30,11 @@ from graft.epoch_loop import use_epoch_loop
 from graft.errors import UserError
 from graft.experiment import Training
 from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, extract
+from graft.gradients import relative_gradient_norms
 from graft.models.network import Network
 from graft.module import PREFIX, GraftModule, Span
+from graft.recalibration import recalibrate
+from graft.records.files import atomic_write_json, read_json
 from graft.seeds import stable_seed
 from graft.strategies.engine import apply_phase, frozen_prefix, untouched_names
 from graft.strategies.phases import ResolvedPhase, replan
@@ -37,6 +42,7 @@ from graft.strategies.phases import ResolvedPhase, replan
 State = dict[str, Tensor]  # a network's parameters and buffers by name
 
 MONITOR = "val/accuracy"
+GROUPS = "groups.json"  # the layer groups that `groups: auto` was found to stand for
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 # What Lightning says at the start of every fit and is meant to be so here, with the reason.
@@ -72,7 +78,8 @@ class Fitted:
     best: State  # ... after the epoch with the best validation accuracy
     history: list[dict[str, Any]]  # one row an epoch
     trainable_parameters: int  # the most that any phase trained
-    solving_seconds: float  # spent on closed forms, before the first epoch and after the last
+    solving_seconds: float  # spent on closed forms and norm statistics, between epochs and after the last
+    chosen: dict[str, Any] = field(default_factory=dict)  # what `groups: auto` was found to stand for, and why
 
     @property
     def best_epoch(self) -> int:
@@ -116,9 +123,10 @@ class Stopwatch:
 
 def fit_stage(stage: Stage, network: Network) -> Fitted:
     """Train `network` in place, from the start or from the stage's last checkpoint."""
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    stage, chosen = settle_groups(stage, network)
     training = stage.training
     phases = training.strategy.resolve(network, training.max_epochs)
-    stage.folder.mkdir(parents=True, exist_ok=True)
     position = find_position(stage, network)
     history = position.history or []
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
@@ -129,7 +137,12 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
         phases = replan(phases, index, num_epochs_before(history, index))
         apply_phase(network, phases[index])
         if position.checkpoint is None:
+            if phases[index].start_from == "best":
+                go_back_to_best(stage, network, index - 1, position)
             with solving:
+                if phases[index].recalibrate:
+                    how = inference(training, training.plain_trainer(), network)
+                    recalibrate(network.backbone, stage.domain, how)
                 solve_closed_form(stage, network, None if trains_backbone(phases[index]) else stage.cache)
         if phases[index].trained_names and phases[index].max_epochs > 0:
             history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
@@ -141,7 +154,51 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
             last, best = (resolve_state(stage, network, state) for state in (last, best))
     network.load_state_dict(last)
     trainable_parameters = max((num_trained(network, phase) for phase in phases), default=0)
-    return Fitted(last, best, history, trainable_parameters, solving.seconds)
+    return Fitted(last, best, history, trainable_parameters, solving.seconds, chosen)
+
+
+def settle_groups(stage: Stage, network: Network) -> tuple[Stage, dict[str, Any]]:
+    """The stage with `groups: auto` replaced by the layer group of the largest relative gradient, and the figures.
+
+    Measured once, on the network that the stage starts from, and written down: a stage that goes on keeps the choice.
+
+    Raises:
+        UserError: the gradients are not finite numbers.
+    """
+    strategy = stage.training.strategy
+    if strategy.groups != "auto":
+        return stage, {}
+    path = stage.folder / GROUPS
+    found = read_json(path) if path.exists() else {}
+    if found.get("key") != stage.key:
+        found = {"key": stage.key, "relative_gradient_norms": measure_groups(stage, network)}
+        atomic_write_json(path, found)
+    norms = found["relative_gradient_norms"]
+    if not all(math.isfinite(norm) for norm in norms.values()):
+        raise UserError(f"strategy {strategy.name!r}: groups=auto: gradients are not finite ({norms}); set groups")
+    groups = [max(norms, key=norms.__getitem__)]
+    training = replace(stage.training, strategy=replace(strategy, groups=groups))
+    return replace(stage, training=training), {"groups": groups, "relative_gradient_norms": norms}
+
+
+def measure_groups(stage: Stage, network: Network) -> dict[str, float]:
+    """The relative gradient norm of each layer group where the stage begins."""
+    training = stage.training
+    solve_closed_form(stage, network, stage.cache)
+    how = inference(training, training.plain_trainer(), network)
+    seed = stable_seed(stage.seed, "order")
+    return relative_gradient_norms(network, stage.domain, training.objective, how, seed)
+
+
+def go_back_to_best(stage: Stage, network: Network, phase_index: int, position: Position) -> None:
+    """Load what the network and the optimiser were after the phase's best epoch, where it had one."""
+    path = stage.folder / BEST_OF_PHASE.format(phase_index)
+    if not path.exists():  # the phase only solved a closed form
+        return
+    checkpoint = read_checkpoint(path)
+    if checkpoint["stage"]["key"] == stage.key:
+        network.load_state_dict(position.start | network_state(checkpoint))
+        position.optimizer = checkpoint["stage"]["optimizer"]
 
 
 def find_position(stage: Stage, network: Network) -> Position:
@@ -169,7 +226,8 @@ def fit_phase(
     training, phase = stage.training, phases[index]
     steps_before = history[phase.first_epoch - 1]["step"] if phase.first_epoch else 0
     untouched = untouched_names(network, phases[: index + 1])
-    trainer = make_trainer(stage, phase, history, steps_before, untouched)
+    keep_best = index + 1 < len(phases) and phases[index + 1].start_from == "best"
+    trainer = make_trainer(stage, phase, history, steps_before, untouched, keep_best)
     trainer.precision_plugin.convert_module(network)
     data = phase_data(stage, network, phase, inference(training, trainer, network))
     data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
@@ -210,7 +268,12 @@ def schedule_span(phases: tuple[ResolvedPhase, ...], index: int, history: list[d
 
 
 def make_trainer(
-    stage: Stage, phase: ResolvedPhase, history: list[dict[str, Any]], steps_before: int, untouched: frozenset[str]
+    stage: Stage,
+    phase: ResolvedPhase,
+    history: list[dict[str, Any]],
+    steps_before: int,
+    untouched: frozenset[str],
+    keep_best: bool,
 ) -> Trainer:
     """The user's trainer with this phase's epochs and our callbacks."""
     callbacks: list[Callback] = [*stage.training.callbacks()]
@@ -227,7 +290,10 @@ def make_trainer(
         )
     callbacks.append(StageLogger(steps_before))
     callbacks.append(StageProgress(stage.name, stage.training.max_epochs))
-    callbacks.append(StageCheckpoint(stage.folder, stage.key, phase.index, history, MONITOR, untouched))
+    phase_monitor = (phase.plateau.monitor, phase.plateau.mode) if phase.plateau else (MONITOR, "max")
+    checkpoint = StageCheckpoint(stage.folder, stage.key, phase.index, history, MONITOR, untouched)
+    checkpoint.phase_monitor = phase_monitor if keep_best else None
+    callbacks.append(checkpoint)
     trainer = stage.training.trainer(
         max_epochs=phase.max_epochs,
         precision=stage.training.precision,

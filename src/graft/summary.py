@@ -43,6 +43,7 @@ def describe_run(
         "fingerprints": fingerprints(experiment, start, device),
         "classes": describe_classes(experiment, outcome.scores[rule]["test"]),
         "history": outcome.history,
+        "chosen": outcome.chosen,
     }
 
 

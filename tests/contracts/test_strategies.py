@@ -16,7 +16,7 @@ from graft.models.network import Network
 from graft.strategies.engine import apply_phase, parameter_groups, train_modes
 from graft.strategies.phases import Strategy
 from graft.strategies.plan import plan_table
-from graft.strategies.rules import is_norm
+from graft.strategies.rules import has_statistics, is_norm
 
 STRATEGIES = names("strategy")
 BACKBONES = [name for name in names("backbone") if not has_placeholder(load("backbone", name))]
@@ -43,6 +43,10 @@ def has_norm(network: Network) -> bool:
     return any(is_norm(module) for module in network.modules())
 
 
+def keeps_statistics(network: Network) -> bool:
+    return any(has_statistics(module) for module in network.modules())
+
+
 def test_there_are_strategies_and_backbones() -> None:
     assert len(STRATEGIES) >= 10
     assert len(BACKBONES) >= 5
@@ -59,9 +63,10 @@ def test_a_strategy_is_called_what_its_file_is_called_and_says_what_it_does(name
 def test_every_strategy_fits_every_backbone(name: str, backbone_name: str) -> None:
     body = backbone(backbone_name)
     network = Network(body, IdentityMapping(body.num_features), LinearHead(body.num_features, 3))
-    if any("<norm>" in rule.pattern for phase in strategy(name).parsed for rule in phase.rules) and not has_norm(
-        network
-    ):
+    parsed = strategy(name).parsed
+    needs_norm = any(rule.pattern == "<norm>" for phase in parsed for rule in phase.rules)
+    needs_statistics = any(phase.recalibrate for phase in parsed)
+    if (needs_norm and not has_norm(network)) or (needs_statistics and not keeps_statistics(network)):
         with pytest.raises(UserError, match="no normalisation layers"):
             strategy(name).resolve(network, max_epochs=12)
         return

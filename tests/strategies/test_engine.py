@@ -19,6 +19,7 @@ from graft.models.mappings.identity import IdentityMapping
 from graft.models.network import Network
 from graft.strategies.engine import (
     apply_phase,
+    frozen_prefix,
     make_optimizer,
     optimizer_state_by_name,
     parameter_groups,
@@ -105,6 +106,19 @@ def test_modes_can_be_put_back_after_the_trainer_has_changed_them(tiny: Network,
         assert [module.training for module in tiny.modules()] == modes
         tiny(batch[0])
     assert equal(state(tiny.backbone.stem) | state(tiny.backbone.stage1), frozen)
+
+
+def test_training_statistics_move_in_frozen_groups_too_and_nothing_else(
+    tiny: Network, batch: Batch, one_phase: OnePhase
+) -> None:
+    [phase] = one_phase(HEAD, norm_statistics="train").resolve(tiny, 1)
+    apply_phase(tiny, phase)
+    assert frozen_prefix(tiny, phase) == 0
+    before = state(tiny.backbone)
+    tiny(batch[0])
+    moved = {name.rpartition(".")[2] for name, value in state(tiny.backbone).items() if not value.equal(before[name])}
+    assert moved == {"running_mean", "running_var", "num_batches_tracked"}
+    assert not any(m.training for m in tiny.backbone.modules() if not isinstance(m, nn.BatchNorm2d))
 
 
 def test_modes_follow_what_is_trained(tiny: Network) -> None:

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft.errors import UserError
+from graft.models.backbones.cnn import Cnn
+from graft.models.heads.linear import LinearHead
 from graft.models.heads.ridge import RidgeHead
 from graft.models.mappings.identity import IdentityMapping
 from graft.models.network import Network
@@ -121,9 +123,16 @@ def test_replanning_where_nothing_came_early_changes_nothing(tiny: Network, inde
         ([{"name": "a", "rules": {".*": {"lr": 1}}}], r"phase 'a': rule '\.\*': unknown key 'lr'"),
         ([{"name": "a", "rules": ALL, "until": {"epochs": 1}}], "last phase takes the rest; leave its until out"),
         ([{"name": "a", "rules": ALL}, {"name": "b", "rules": ALL}], "phase 'a': until is missing"),
-        ([{"name": "a", "rules": ALL, "norm_statistics": "evil"}], "norm_statistics='evil'; expected follow or eval"),
+        (
+            [{"name": "a", "rules": ALL, "norm_statistics": "evil"}],
+            "norm_statistics='evil'; expected follow or eval or train",
+        ),
         ([{"name": "a", "rules": ALL, "restart": "yes"}], "restart='yes'; expected true or false"),
         ([{"name": "a", "rules": ALL, "augment": 1}], "augment=1; expected true or false"),
+        ([{"name": "a", "rules": ALL, "recalibrate": 1}], "recalibrate=1; expected true or false"),
+        ([{"name": "a", "rules": ALL, "start_from": "first"}], "start_from='first'; expected last or best"),
+        ([{"name": "a", "rules": ALL, "start_from": "best"}], "start_from=best; there is no phase before the first"),
+        ([{"name": "a", "rules": {r"backbone\.<groups>\..*": {}, ".*": None}}], "groups is empty; expected"),
         ([{"name": "a", "rules": ALL, "repeat": 3}], "repeat=3; expected null or last_to_first"),
         ([{"name": "a", "rules": ALL, "repeat": "last_to_first"}], "until must say how long each repetition lasts"),
         ([{"name": "a", "rules": ALL, "max_repeats": 2}], "max_repeats=2; it needs repeat: last_to_first"),
@@ -138,6 +147,50 @@ def test_strategies_that_cannot_be_meant(phases: list[Any], message: str) -> Non
 def test_initialize_is_one_of_two() -> None:
     with pytest.raises(UserError, match="initialize='sauce'; expected source or scratch"):
         Strategy("x", [{"name": "a", "rules": ALL}], initialize="sauce")
+
+
+SURGICAL = [{"name": "a", "rules": {r"head\..*": {}, r"backbone\.<groups>\..*": {}, ".*": None}}]
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ([0], ["stem"]),
+        (["stage1"], ["stage1"]),
+        ([-1, "stem"], ["stem", "stage2"]),
+        (["stem", "stage1", "stage2"], ["stem", "stage1", "stage2"]),
+    ],
+)
+def test_groups_are_named_or_counted(tiny: Network, groups: list[Any], expected: list[str]) -> None:
+    [phase] = Strategy("x", SURGICAL, groups=groups).resolve(tiny, 1)
+    assert phase.trained_groups == (*(f"backbone.{group}" for group in expected), "head")
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["stag1"], "groups: the backbone has no layer group 'stag1'; did you mean 'stage1'"),
+        ([3], r"groups: 3 is outside the backbone's 3 layer groups \(stem, stage1, stage2\)"),
+        ("stem", "groups='stem'; expected layer groups by name or position"),
+        ([True], r"groups=\[True\]; expected layer groups"),
+    ],
+)
+def test_groups_that_are_not_there(tiny: Network, groups: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"strategy 'x': {message}"):
+        Strategy("x", SURGICAL, groups=groups).resolve(tiny, 1)
+
+
+def test_groups_that_no_rule_speaks_of() -> None:
+    with pytest.raises(UserError, match="no rule speaks of <groups>"):
+        Strategy("x", [{"name": "a", "rules": ALL}], groups=[0])
+
+
+@pytest.mark.parametrize("setting", [{"recalibrate": True}, {"norm_statistics": "train"}])
+def test_statistics_there_are_none_of(setting: dict[str, Any]) -> None:
+    body = Cnn()
+    network = Network(body, IdentityMapping(body.num_features), LinearHead(body.num_features, 3))
+    with pytest.raises(UserError, match="no normalisation layers with running statistics"):
+        Strategy("x", [{"name": "a", "rules": ALL} | setting]).resolve(network, 1)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,17 @@ def test_layer_decay_counts_layer_groups_from_the_head() -> None:
     assert [entry.lr_scale for entry in assignments] == [0.25, 0.25, 0.5, 1.0, 2.0]
 
 
+def test_layer_decay_stops_at_its_minimum() -> None:
+    assignments, _ = assign(parse_rules({".*": {"lr_scale": 2, "layer_decay": 0.5, "min_scale": 0.3}}), NAMES)
+    assert [entry.lr_scale for entry in assignments] == [0.6, 0.6, 0.6, 1.0, 2.0]
+
+
+def test_first_scale_spreads_rates_in_even_ratios() -> None:
+    """fastai's `even_mults(1e-3, 1, 4)` for three layer groups and the head."""
+    assignments, _ = assign(parse_rules({".*": {"first_scale": 1e-3}}), NAMES)
+    assert [entry.lr_scale for entry in assignments] == pytest.approx([1e-3, 1e-3, 1e-2, 1e-1, 1.0])
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -103,7 +114,7 @@ def test_layer_decay_counts_layer_groups_from_the_head() -> None:
             r"<3> is outside the backbone's 3 layer groups \(stem, stage1, stage2\)",
         ),
         ({r"backbone\.<-4>\..*": {}, ".*": None}, r"<-4> is outside the backbone's 3 layer groups"),
-        ({"<nrom>": {}, ".*": None}, r"<nrom> selects nothing; expected <norm> or a position"),
+        ({"<nrom>": {}, ".*": None}, r"<nrom> selects nothing; expected <norm>, <groups> or a position"),
         ({r"backbone\.<i:>\..*": {}, ".*": None}, r"<i:> has a meaning only in a phase with repeat"),
     ],
 )
@@ -140,6 +151,9 @@ def test_a_rule_may_match_only_what_is_solved_in_closed_form() -> None:
         ({".*": {"weight_decay": -0.1}}, "weight_decay=-0.1; expected a number from 0 on"),
         ({".*": {"weight_decay": "none"}}, "weight_decay='none'"),
         ({".*": {"layer_decay": 1.5}}, "layer_decay=1.5; expected a number above 0 and at most 1"),
+        ({".*": {"min_scale": 0.1}}, "min_scale=0.1; expected a layer_decay below 1 beside it"),
+        ({".*": {"min_scale": 2, "layer_decay": 0.5}}, "min_scale=2; expected a number from 0 to 1"),
+        ({".*": {"first_scale": 0}}, "first_scale=0; expected a number above 0 and at most 1"),
         ({"(.*": {}}, "not a regular expression"),
     ],
 )

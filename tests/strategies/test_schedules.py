@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 from torch.optim import SGD, Optimizer, lr_scheduler
 
 from graft.errors import UserError
-from graft.strategies.schedules import Constant, Cosine, OneCycle, Schedule, Step
+from graft.strategies.schedules import Constant, Cosine, OneCycle, Schedule, SlantedTriangular, Step
 
-SCHEDULES: list[Schedule] = [Constant(), Cosine(), Cosine(0.0, 0.1), OneCycle(), Step(), Step((0.2, 0.4, 0.9), 0.5)]
+SCHEDULES: list[Schedule] = [
+    Constant(),
+    Cosine(),
+    Cosine(0.0, 0.1),
+    OneCycle(),
+    SlantedTriangular(),
+    Step(),
+    Step((0.2, 0.4, 0.9), 0.5),
+]
 
 
 def torch_trace(make: Callable[[Optimizer], lr_scheduler.LRScheduler], total: int) -> list[float]:
@@ -52,6 +60,18 @@ def test_one_cycle(total: int) -> None:
     assert OneCycle()(total - 1, total) == pytest.approx(1 / 25 / 1e4)
 
 
+def test_slanted_triangular_is_the_papers_formula() -> None:
+    """Howard and Ruder, equation 3, where the cut is a whole number of steps."""
+    total, cut_fraction, ratio = 40, 0.1, 32
+    cut = int(total * cut_fraction)
+    expected = []
+    for t in range(total):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / cut_fraction - 1))
+        expected.append((1 + p * (ratio - 1)) / ratio)
+    assert trace(SlantedTriangular(), total) == pytest.approx(expected)
+    assert max(expected) == expected[cut] == 1.0
+
+
 def test_step() -> None:
     expected = torch_trace(lambda o: lr_scheduler.MultiStepLR(o, milestones=[10, 14], gamma=0.5), 20)
     assert trace(Step((0.5, 0.7), 0.5), 20) == pytest.approx(expected)
@@ -78,6 +98,8 @@ def test_a_stage_of_one_step_trains(schedule: Schedule) -> None:
         (lambda: Cosine(final=-1), "final=-1"),
         (lambda: OneCycle(div_factor=0.5), r"div_factor=0\.5; expected a number from 1 on"),
         (lambda: OneCycle(warmup_fraction=2), "warmup_fraction=2"),
+        (lambda: SlantedTriangular(cut_fraction=2), "cut_fraction=2"),
+        (lambda: SlantedTriangular(ratio=0.5), r"ratio=0\.5; expected a number from 1 on"),
         (lambda: Step(milestones=(10,)), "milestones=10"),
         (lambda: Step(gamma=2.0), r"gamma=2\.0"),
     ],

@@ -37,13 +37,31 @@ EXPECTED: dict[str, list[tuple[str, int, tuple[tuple[float, ...], ...]]]] = {
         ("from_stem", 5, (TRAINED, TRAINED, TRAINED, (1, 1))),
     ],
     "discriminative": [("fine_tune", 20, ((0.421875,) * 4, (0.5625,) * 4, (0.75,) * 4, (1, 1)))],
+    # 0.65, 0.65^2, 0.65^3 from the head down.
+    "layer_decay": [("fine_tune", 20, ((0.274625,) * 4, (0.4225,) * 4, (0.65,) * 4, (1, 1)))],
+    "ulmfit": [
+        ("head", 1, (FROZEN, FROZEN, FROZEN, (1, 1))),
+        ("from_stage2", 1, (FROZEN, FROZEN, (1 / 2.6,) * 4, (1, 1))),
+        ("from_stage1", 1, (FROZEN, (1 / 2.6**2,) * 4, (1 / 2.6,) * 4, (1, 1))),
+        ("from_stem", 17, ((1 / 2.6**3,) * 4, (1 / 2.6**2,) * 4, (1 / 2.6,) * 4, (1, 1))),
+    ],
+    "fastai_fine_tune": [
+        ("frozen", 1, ((0, 0, 1, 1),) * 3 + ((1, 1),)),
+        ("unfrozen", 19, ((0.005,) * 4, (0.5 * 0.01 ** (2 / 3),) * 4, (0.5 * 0.01 ** (1 / 3),) * 4, (0.5, 0.5))),
+    ],
+    "surgical": [("surgical", 20, (TRAINED, FROZEN, FROZEN, (1, 1)))],
+    "surgical_auto": [("surgical", 20, (TRAINED, FROZEN, FROZEN, (1, 1)))],  # until it is measured
+    "adabn": [("probe", 20, (FROZEN, FROZEN, FROZEN, (1, 1)))],
     "last_stage": [("last_stage", 20, (FROZEN, FROZEN, TRAINED, (1, 1)))],
     "norm_only": [("norm_only", 20, ((0, 0, 1, 1),) * 3 + ((1, 1),))],
     "bias_only": [("bias_only", 20, ((0, 1, 0, 1),) * 3 + ((1, 1),))],
 }
-PLATEAU = {"plateau_unfreeze": [True, True, True, False]}
-RESTART = {"lp_ft": [False, True]}
-FIXED_VIEWS = {"linear_probe": [True], "lp_ft": [True, False]}
+EXPECTED["plateau_unfreeze_best"] = EXPECTED["plateau_unfreeze"]
+PLATEAU = {name: [True, True, True, False] for name in ("plateau_unfreeze", "plateau_unfreeze_best")}
+RESTART = {"lp_ft": [False, True], "fastai_fine_tune": [False, True]}
+FROM_BEST = {"plateau_unfreeze_best": [False, True, True, True]}
+RECALIBRATED = {"adabn": [True]}
+FIXED_VIEWS = {"adabn": [True], "linear_probe": [True], "lp_ft": [True, False]}
 FIXED_STATISTICS = {"lp_ft": [False, True], "bias_only": [True]}
 
 
@@ -75,8 +93,14 @@ def test_phase_settings(tiny: Network, conf: Path, name: str) -> None:
     assert [phase.plateau is not None for phase in phases] == PLATEAU.get(name, no)
     assert [phase.restart for phase in phases] == RESTART.get(name, no)
     assert [not phase.augment for phase in phases] == FIXED_VIEWS.get(name, no)
+    assert [phase.start_from == "best" for phase in phases] == FROM_BEST.get(name, no)
+    assert [phase.recalibrate for phase in phases] == RECALIBRATED.get(name, no)
     assert [phase.norm_statistics == "eval" for phase in phases] == FIXED_STATISTICS.get(name, no)
     assert shipped(conf, name).initialize == ("scratch" if name == "scratch" else "source")
+
+
+def test_every_shipped_strategy_is_written_out(conf: Path) -> None:
+    assert EXPECTED.keys() == {path.stem for path in (conf / "strategy").glob("*.yaml")}
 
 
 def test_norm_only_re_estimates_the_statistics_and_bias_only_does_not(tiny: Network, conf: Path) -> None:

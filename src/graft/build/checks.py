@@ -82,6 +82,8 @@ def check_monitors(config: Config) -> Iterator[str]:
         phases = strategy.parsed if strategy is not None else ()
         plateaus = {f"{path}.{phase.name}": phase.until for phase in phases if isinstance(phase.until, Plateau)}
         monitors |= {f"{where}: plateau.monitor": plateau.monitor for where, plateau in plateaus.items()}
+        backward = [phase.name for phase in phases if phase.start_from == "best"]
+        monitors |= {f"{path}.{name}: start_from=best of val/accuracy": "val/accuracy" for name in backward}
     for path, monitor in monitors.items():
         if monitor not in MONITORED:
             yield f"{path}={monitor}: there is no such metric; {did_you_mean(str(monitor), MONITORED)}"

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 BEST = "best.ckpt"
+BEST_OF_PHASE = "best_of_phase_{}.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -88,6 +89,8 @@ class StageCheckpoint(Checkpoint):
         untouched: keys of the network's state that are as the stage began, and need not be written in every epoch.
     """
 
+    phase_monitor: tuple[str, str] | None = None  # metric, "min" or "max", whose best epoch of the phase is kept too
+
     def __init__(
         self,
         folder: Path,
@@ -115,6 +118,10 @@ class StageCheckpoint(Checkpoint):
         trainer.save_checkpoint(path)
         if trainer.is_global_zero and best_epoch(self.history, self.monitor) == self.history[-1]["epoch"]:
             link_atomically(path, self.folder / BEST)
+        if trainer.is_global_zero and self.phase_monitor is not None:
+            rows = [row for row in self.history if row["phase_index"] == self.phase_index]
+            if best_epoch(rows, *self.phase_monitor) == self.history[-1]["epoch"]:
+                link_atomically(path, self.folder / BEST_OF_PHASE.format(self.phase_index))
 
     def _row(self, trainer: Trainer, module: GraftModule) -> dict[str, Any]:
         steps_before = self.history[-1]["step"] if self.history else 0
@@ -146,12 +153,13 @@ class StageCheckpoint(Checkpoint):
         }
 
 
-def best_epoch(history: list[dict[str, Any]], monitor: str) -> int:
-    """The first epoch with the highest value of `monitor`, or the last epoch where it was never measured."""
+def best_epoch(history: list[dict[str, Any]], monitor: str, mode: str = "max") -> int:
+    """The first epoch with the best value of `monitor`, or the last epoch where it was never measured."""
     measured = [row for row in history if monitor in row]
     if not measured:
         return int(history[-1]["epoch"])
-    return int(max(measured, key=lambda row: row[monitor])["epoch"])
+    best = max if mode == "max" else min
+    return int(best(measured, key=lambda row: row[monitor])["epoch"])
 
 
 def link_atomically(source: Path, destination: Path) -> None:

@@ -10,7 +10,7 @@ from torch.optim import LBFGS, Optimizer
 from graft.errors import UserError
 from graft.models.network import Network
 from graft.strategies.phases import ResolvedPhase
-from graft.strategies.rules import Assignment, is_norm
+from graft.strategies.rules import Assignment, has_statistics, is_norm
 
 
 def parameters_by_name(network: Network) -> dict[str, nn.Parameter]:
@@ -37,7 +37,7 @@ def train_modes(network: Network, phase: ResolvedPhase) -> dict[nn.Module, bool]
 
     A module is where a parameter below it is trained; one without parameters (dropout, stochastic depth) does as its
     parent does. So a frozen layer keeps its running statistics and draws nothing at random. With
-    `norm_statistics="eval"` no norm layer updates its statistics, trained or not.
+    `norm_statistics="eval"` no norm layer updates its statistics, trained or not; with "train" each does that has any.
     """
     parameters = parameters_by_name(network)
     trained = {id(parameters[name]) for name in phase.trained_names}
@@ -46,7 +46,10 @@ def train_modes(network: Network, phase: ResolvedPhase) -> dict[nn.Module, bool]
     def visit(module: nn.Module, parent: bool) -> None:
         below = [id(parameter) for parameter in module.parameters()]
         mode = not trained.isdisjoint(below) if below else parent
-        modes[module] = mode and not (phase.norm_statistics == "eval" and is_norm(module))
+        if phase.norm_statistics == "train" and has_statistics(module):
+            modes[module] = True
+        else:
+            modes[module] = mode and not (phase.norm_statistics == "eval" and is_norm(module))
         for child in module.children():
             visit(child, mode)
 
@@ -66,13 +69,21 @@ def set_train_modes(modes: Mapping[nn.Module, bool]) -> None:
 
 def frozen_prefix(network: Network, phase: ResolvedPhase) -> int:
     """How many leading layer groups of the backbone the phase freezes; together they are a fixed function."""
-    groups = [group for group in network.named_groups() if group.startswith("backbone.")]
-    return next((i for i, group in enumerate(groups) if group in phase.trained_groups), len(groups))
+    groups = [name for name in network.named_groups() if name.startswith("backbone.")]
+    moving = {*phase.trained_groups, *(_with_statistics(network) if phase.norm_statistics == "train" else ())}
+    return next((i for i, name in enumerate(groups) if name in moving), len(groups))
+
+
+def _with_statistics(network: Network) -> list[str]:
+    """Names of the groups that hold running statistics."""
+    return [name for name, group in network.named_groups().items() if any(map(has_statistics, group.modules()))]
 
 
 def untouched_names(network: Network, phases: Sequence[ResolvedPhase]) -> frozenset[str]:
-    """Keys of the network's state in layer groups that none of the phases trains: they are as the stage began."""
+    """Keys of the network's state in layer groups that none of the phases changes: they are as the stage began."""
     trained = {group for phase in phases for group in phase.trained_groups}
+    if any(phase.recalibrate or phase.norm_statistics == "train" for phase in phases):
+        trained.update(_with_statistics(network))
     untouched = {
         id(tensor)
         for name, group in network.named_groups().items()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from graft.errors import UserError, did_you_mean
 from graft.models.network import Network
@@ -19,14 +19,19 @@ class Phase:
     until: Until | None = None  # None: the rest of the stage
     restart: bool = False  # begin with a fresh optimiser and schedule
     augment: bool = True
-    norm_statistics: str = "follow"  # "follow": re-estimated where the layer is trained; "eval": fixed everywhere
+    # Of normalisation layers: "follow": of the batch, and re-estimated, where the layer is trained; "eval": fixed
+    # everywhere; "train": of the batch, and re-estimated, everywhere, in frozen layer groups too.
+    norm_statistics: str = "follow"
+    recalibrate: bool = False  # begin with running statistics of the training images (AdaBN; Li et al. 2017)
+    start_from: str = "last"  # weights and optimiser of the last epoch of the phase before, or of its "best"
     repeat: str | None = None  # "last_to_first": once for each layer group of the backbone
     max_repeats: int | None = None  # at most so often: several layer groups at a time
 
     def __post_init__(self) -> None:
-        _check_choice("norm_statistics", self.norm_statistics, ("follow", "eval"))
+        _check_choice("norm_statistics", self.norm_statistics, ("follow", "eval", "train"))
+        _check_choice("start_from", self.start_from, ("last", "best"))
         _check_choice("repeat", self.repeat, (None, "last_to_first"))
-        for key in ("restart", "augment"):
+        for key in ("restart", "augment", "recalibrate"):
             _check_choice(key, getattr(self, key), (True, False))
         if self.max_repeats is not None and (type(self.max_repeats) is not int or self.max_repeats < 1):
             raise UserError(f"max_repeats={self.max_repeats!r}; expected a whole number from 1 on, or null")
@@ -87,6 +92,8 @@ class ResolvedPhase:
     norm_statistics: str
     assignments: tuple[Assignment, ...]  # one for each parameter, in the network's order
     open_ended: bool = False  # its epochs are a share of what the phases of fixed length leave
+    recalibrate: bool = False
+    start_from: str = "last"
 
     @property
     def trained_names(self) -> frozenset[str]:
@@ -110,6 +117,9 @@ class Strategy:
     name: str
     phases: Sequence[Mapping[str, Any] | Phase]  # as in conf/strategy/*.yaml
     initialize: str = "source"  # "source": the backbone's weights are those of the source; "scratch": random
+    # What <groups> stands for: layer groups by name or position, or "auto": the one with the largest gradient relative
+    # to its weights as the stage begins (Lee et al., ICLR 2023).
+    groups: Sequence[str | int] | Literal["auto"] = ()
     parsed: tuple[Phase, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +127,7 @@ class Strategy:
             _check_choice("initialize", self.initialize, ("source", "scratch"))
             parsed = tuple(parse_phase(setting, index) for index, setting in enumerate(self.phases))
             _check_ends(parsed)
+            _check_groups(self.groups, parsed)
         except UserError as error:
             raise UserError(f"strategy {self.name!r}: {error}") from None
         object.__setattr__(self, "parsed", parsed)
@@ -125,13 +136,16 @@ class Strategy:
         """The phases on this network: repeated ones expanded, rules applied, epochs divided. Touches nothing.
 
         A plateau phase gets an even share of what the phases of fixed length leave; `replan` hands on what it did not
-        use.
+        use. `groups: auto` that is not chosen yet stands for the first layer group.
 
         Raises:
             UserError: a parameter without a rule, a rule without a parameter, or fewer epochs than the phases need.
         """
         try:
-            return self._resolve(NameTable.of(network), max_epochs)
+            names = NameTable.of(network)
+            wanted: Sequence[str | int] = (0,) if self.groups == "auto" else self.groups
+            chosen = tuple(_group_name(group, names.backbone_groups) for group in wanted)
+            return self._resolve(replace(names, chosen=chosen), max_epochs)
         except UserError as error:
             raise UserError(f"strategy {self.name!r}: {error}") from None
 
@@ -153,6 +167,8 @@ class Strategy:
                 norm_statistics=phase.norm_statistics,
                 assignments=assignments,
                 open_ended=epochs[index] is None,
+                recalibrate=phase.recalibrate,
+                start_from=phase.start_from if index else "last",
             )
             for index, ((phase, name, assignments), until, (first_epoch, count)) in enumerate(
                 zip(expanded, untils, spans, strict=True)
@@ -167,10 +183,33 @@ def _check_ends(phases: tuple[Phase, ...]) -> None:
     for phase in others:
         if phase.until is None:
             raise UserError(f"phase {phase.name!r}: until is missing; only the last phase takes the rest")
+    if phases[0].start_from == "best" and phases[0].repeat is None:
+        raise UserError(f"phase {phases[0].name!r}: start_from=best; there is no phase before the first")
     if last.repeat is None and last.until is not None:
         raise UserError(f"phase {last.name!r}: the last phase takes the rest; leave its until out")
     if last.repeat is not None and last.until is None:
         raise UserError(f"phase {last.name!r}: it is repeated; until must say how long each repetition lasts")
+
+
+def _check_groups(groups: object, phases: tuple[Phase, ...]) -> None:
+    used = any("<groups>" in rule.pattern for phase in phases for rule in phase.rules)
+    is_list = isinstance(groups, Sequence) and not isinstance(groups, str)
+    if groups != "auto" and not (is_list and all(type(group) in (str, int) for group in groups)):  # type: ignore[attr-defined]
+        raise UserError(f"groups={groups!r}; expected layer groups by name or position, such as [-1], or auto")
+    if groups and not used:
+        raise UserError(f"groups={groups!r}: no rule speaks of <groups>")
+    if used and not groups:
+        raise UserError("groups is empty; expected the layer groups that <groups> stands for, such as [-1], or auto")
+
+
+def _group_name(group: str | int, names: Sequence[str]) -> str:
+    if isinstance(group, str):
+        if group not in names:
+            raise UserError(f"groups: the backbone has no layer group {group!r}; {did_you_mean(group, names)}")
+        return group
+    if not -len(names) <= group < len(names):
+        raise UserError(f"groups: {group} is outside the backbone's {len(names)} layer groups ({', '.join(names)})")
+    return names[group]
 
 
 def _expand(phase: Phase, names: NameTable) -> list[tuple[Phase, str, tuple[Assignment, ...]]]:
@@ -179,9 +218,16 @@ def _expand(phase: Phase, names: NameTable) -> list[tuple[Phase, str, tuple[Assi
         results = [(i, *assign(phase.rules, names, i)) for i in phase.positions(len(names.backbone_groups))]
         deciding = frozenset().union(*(patterns for _, _, patterns in results))
         check_no_idle_rule(phase.rules, deciding, names)
+        _check_statistics(phase, names)
     except UserError as error:
         raise UserError(f"phase {phase.name!r}: {error}") from None
     return [(phase, _phase_name(phase, names, i), assignments) for i, assignments, _ in results]
+
+
+def _check_statistics(phase: Phase, names: NameTable) -> None:
+    asked = "recalibrate=true" if phase.recalibrate else "norm_statistics=train"
+    if (phase.recalibrate or phase.norm_statistics == "train") and not names.has_statistics:
+        raise UserError(f"{asked}: this backbone has no normalisation layers with running statistics")
 
 
 def _phase_name(phase: Phase, names: NameTable, position: int | None) -> str:

@@ -7,6 +7,7 @@ select by what a name cannot tell:
     <-1>  <0>  <-2:>  <:3>    layer groups of the backbone by position, from input to output, as Python indexes them
     <i>  <i:>  <i+1:>         the same relative to the group a repeated phase has come to
     <norm>                    every parameter that a normalisation layer owns
+    <groups>                  the layer groups that the strategy's `groups` names, or chooses
 
 so that 'backbone\.<-1>\..*' is the last layer group, and '(?=backbone\.)<norm>' the backbone's normalisation layers.
 """
@@ -47,12 +48,20 @@ class Rule:
     lr_scale: float = 1.0
     weight_decay: float | None = None  # None: the optimiser's own
     layer_decay: float = 1.0  # further factor on the learning rate for each layer group between parameter and head
+    min_scale: float = 0.0  # the least that layer_decay's factors come to (timm's param_groups_layer_decay)
+    first_scale: float = 1.0  # factor for the first layer group; those up to the head lie between in even ratios
 
     def __post_init__(self) -> None:
         if not (_is_number(self.lr_scale) and 0 < self.lr_scale < math.inf):
             raise self._error("lr_scale", "a number above 0 (null in place of the settings freezes)")
         if not (_is_number(self.layer_decay) and 0 < self.layer_decay <= 1):
             raise self._error("layer_decay", "a number above 0 and at most 1")
+        if not (_is_number(self.first_scale) and 0 < self.first_scale <= 1):
+            raise self._error("first_scale", "a number above 0 and at most 1")
+        if not (_is_number(self.min_scale) and 0 <= self.min_scale <= 1):
+            raise self._error("min_scale", "a number from 0 to 1")
+        if self.min_scale and self.layer_decay == 1:
+            raise self._error("min_scale", "a layer_decay below 1 beside it")
         if self.weight_decay is not None and not (_is_number(self.weight_decay) and 0 <= self.weight_decay < math.inf):
             raise self._error("weight_decay", "a number from 0 on, or null for the optimiser's")
         try:
@@ -69,7 +78,7 @@ def _is_number(value: object) -> bool:
 
 
 def parse_rules(table: Mapping[str, Mapping[str, Any] | None]) -> tuple[Rule, ...]:
-    """Rules from `pattern: {lr_scale, weight_decay, layer_decay}` (train) and `pattern: null` (freeze), in order."""
+    """Rules from `pattern: {lr_scale, weight_decay, ...}` (train) and `pattern: null` (freeze), in order."""
     if not isinstance(table, Mapping) or not table:
         raise UserError(f"rules={table!r}; expected at least one 'pattern: {{...}}' or 'pattern: null'")
     return tuple(_parse_rule(str(pattern), setting) for pattern, setting in table.items())
@@ -80,7 +89,7 @@ def _parse_rule(pattern: str, setting: Mapping[str, Any] | None) -> Rule:
         return Rule(pattern, frozen=True)
     if not isinstance(setting, Mapping):
         raise UserError(f"rule '{pattern}': {setting!r}; expected null (frozen) or {{lr_scale: 1}} (trained)")
-    keys = ("lr_scale", "weight_decay", "layer_decay")
+    keys = ("lr_scale", "weight_decay", "layer_decay", "min_scale", "first_scale")
     for key in setting:
         if key not in keys:
             raise UserError(f"rule '{pattern}': unknown key {key!r}; {did_you_mean(str(key), keys)}")
@@ -94,6 +103,11 @@ def is_norm(module: nn.Module) -> bool:
     return not any(module.children()) and _NORM_NAME.search(type(module).__name__) is not None
 
 
+def has_statistics(module: nn.Module) -> bool:
+    """Whether `module` is a normalisation layer that keeps running statistics."""
+    return is_norm(module) and getattr(module, "running_mean", None) is not None
+
+
 @dataclass(frozen=True)
 class NameTable:
     """The names of a network that patterns are matched against."""
@@ -102,6 +116,8 @@ class NameTable:
     solved: tuple[str, ...]  # names of what is computed in closed form: matched, never trained
     backbone_groups: tuple[str, ...]  # without the prefix "backbone."
     norm: tuple[str, ...]  # the parameters that normalisation layers own
+    has_statistics: bool = False  # whether any of these layers keeps running statistics
+    chosen: tuple[str, ...] = ()  # layer groups that <groups> stands for, without the prefix
 
     @classmethod
     def of(cls, network: Network) -> "NameTable":
@@ -116,6 +132,7 @@ class NameTable:
                 group.removeprefix("backbone.") for group in network.named_groups() if group.startswith("backbone.")
             ),
             norm=tuple(name for name, _, parameter in parameters if id(parameter) in owned),
+            has_statistics=any(has_statistics(module) for module in network.backbone.modules()),
         )
 
     def distance_to_head(self, group: str) -> int:
@@ -141,9 +158,15 @@ def _alternatives(choices: Sequence[str]) -> str:
 def _select(selector: str, pattern: str, names: NameTable, position: int | None) -> Sequence[str]:
     if selector == "norm":
         return names.norm
+    if selector == "groups":
+        if not names.chosen:
+            raise UserError(f"rule '{pattern}': <groups> needs the strategy's groups, such as groups: [-1]")
+        return names.chosen
     match = _POSITION.fullmatch(selector)
     if match is None:
-        raise UserError(f"rule '{pattern}': <{selector}> selects nothing; expected <norm> or a position such as <-1>")
+        raise UserError(
+            f"rule '{pattern}': <{selector}> selects nothing; expected <norm>, <groups> or a position such as <-1>"
+        )
     if "i" in selector and position is None:
         raise UserError(f"rule '{pattern}': <{selector}> has a meaning only in a phase with repeat: last_to_first")
     if match["index"] is None:
@@ -195,14 +218,17 @@ def assign(
 def _apply(rule: Rule, name: str, group: str, names: NameTable) -> Assignment:
     if rule.frozen:
         return Assignment(name, group, None, None)
-    lr_scale = rule.lr_scale * rule.layer_decay ** names.distance_to_head(group)
+    distance = names.distance_to_head(group)
+    decay = max(rule.min_scale, rule.layer_decay**distance)
+    lr_scale = rule.lr_scale * decay * rule.first_scale ** (distance / len(names.backbone_groups))
     return Assignment(name, group, lr_scale, rule.weight_decay)
 
 
 def check_no_idle_rule(rules: Sequence[Rule], deciding: frozenset[str], names: NameTable) -> None:
     """Raise UserError for a rule that decides about nothing, with the nearest names of layer groups."""
-    for rule in rules:
-        if rule.pattern in deciding:
+    for index, rule in enumerate(rules):
+        # <groups> may be all there are, and leave nothing to the rules after it.
+        if rule.pattern in deciding or any("<groups>" in earlier.pattern for earlier in rules[:index]):
             continue
         if "<norm>" in rule.pattern and not names.norm:
             raise UserError(f"rule '{rule.pattern}': this network has no normalisation layers")

@@ -90,6 +90,29 @@ class OneCycle:
 
 
 @dataclass(frozen=True)
+class SlantedTriangular:
+    """Linearly up from 1/`ratio` over the first `cut_fraction` of the steps, then linearly down to 1/`ratio`.
+
+    Howard and Ruder, "ULMFiT", ACL 2018, equation 3. The way down ends with the last step also where the cut is not a
+    whole number of steps; there the paper's own formula would fall below 1/`ratio`.
+    """
+
+    cut_fraction: float = 0.1
+    ratio: float = 32.0
+
+    def __post_init__(self) -> None:
+        _check_share("cut_fraction", self.cut_fraction)
+        if self.ratio < 1.0:
+            raise UserError(f"scheduler: ratio={self.ratio!r}; expected a number from 1 on")
+
+    def __call__(self, step: int, total: int) -> float:
+        """The factor at `step` of `total`."""
+        step, cut = min(step, total), math.floor(total * self.cut_fraction)
+        share = step / cut if step < cut else 1 - (step - cut) / max(1, total - cut)
+        return (1 + share * (self.ratio - 1)) / self.ratio
+
+
+@dataclass(frozen=True)
 class Step:
     """Multiplied by `gamma` at each of the `milestones`, given as shares of the steps."""
 
