@@ -14,6 +14,7 @@ def test_a_first_word_that_is_a_command_runs_it(capsys: pytest.CaptureFixture[st
         "constant",
         "cosine",
         "one_cycle",
+        "slanted_triangular",
         "step",
     ]
 
