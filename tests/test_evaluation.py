@@ -13,8 +13,9 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from graft import evaluation
 from graft.batch import LabelledBatch
 from graft.data.preprocessing import Preprocessing
+from graft.data.threaded import in_order
 from graft.data.view import View
-from graft.evaluation import batches_at_once, expected_calibration_error, in_order, predict, scores
+from graft.evaluation import batches_at_once, expected_calibration_error, predict, scores
 from graft.models.backbones.cnn import Cnn
 from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping

@@ -69,6 +69,16 @@ def run(folder: Path, domain: Domain, how: str, epochs: int, *callbacks: Callbac
     return fit_stage(stage(folder, domain, how_trained, cache=cache), net)
 
 
+def undisturbed_and_resumed(
+    folder: Path, domain: Domain, how: str, epochs: int, interrupted: int
+) -> tuple[Fitted, Fitted]:
+    """A stage left alone, and the same one cut off in an epoch and given again."""
+    undisturbed = run(folder / "a", domain, how, epochs)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(folder / "b", domain, how, epochs, Interrupt(interrupted))
+    return undisturbed, run(folder / "b", domain, how, epochs)
+
+
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -117,10 +127,7 @@ def test_after_each_thaw_trainable_is_in_the_optimiser_is_given_gradients(
 @pytest.mark.parametrize("how", [*MULTI_PHASE, "fine_tune"])
 @pytest.mark.parametrize("epoch", [0, 1, 2, 4, 5])
 def test_resumed_is_bit_equal_to_undisturbed(tmp_path: Path, domain: Domain, how: str, epoch: int) -> None:
-    undisturbed = run(tmp_path / "a", domain, how, 6)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        run(tmp_path / "b", domain, how, 6, Interrupt(epoch))
-    resumed = run(tmp_path / "b", domain, how, 6)
+    undisturbed, resumed = undisturbed_and_resumed(tmp_path, domain, how, 6, epoch)
     assert equal(undisturbed.last, resumed.last)
     assert equal(undisturbed.best, resumed.best)
     drop = ("seconds",)
@@ -133,10 +140,7 @@ def test_resumed_is_bit_equal_to_undisturbed(tmp_path: Path, domain: Domain, how
 def test_what_a_phase_begins_with_is_bit_equal_on_resuming(
     tmp_path: Path, domain: Domain, how: str, epoch: int
 ) -> None:
-    undisturbed = run(tmp_path / "a", domain, how, 5)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        run(tmp_path / "b", domain, how, 5, Interrupt(epoch))
-    resumed = run(tmp_path / "b", domain, how, 5)
+    undisturbed, resumed = undisturbed_and_resumed(tmp_path, domain, how, 5, epoch)
     assert equal(undisturbed.last, resumed.last)
     assert equal(undisturbed.best, resumed.best)
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 BatchHook = Callable[..., Any]
@@ -110,8 +111,8 @@ def is_plain(trainer: Trainer) -> bool:
         and not trainer.lr_scheduler_configs
         and trainer.lightning_module.automatic_optimization
         and not isinstance(trainer.optimizers[0], torch.optim.LBFGS)
-        and not any(overrides(callback, Callback, hook) for callback in callbacks_of(trainer) for hook in INNER_HOOKS)
-        and not any(overrides(trainer.lightning_module, LightningModule, hook) for hook in INNER_MODULE_HOOKS)
+        and not any(is_overridden(hook, callback) for callback in callbacks_of(trainer) for hook in INNER_HOOKS)
+        and not any(is_overridden(hook, trainer.lightning_module) for hook in INNER_MODULE_HOOKS)
     )
 
 
@@ -123,15 +124,10 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 def batch_hooks(callbacks: list[Callback]) -> tuple[list[BatchHook], list[BatchHook]]:
     """What the callbacks do before and after every batch."""
     starts, ends = (
-        [getattr(callback, hook) for callback in callbacks if overrides(callback, Callback, hook)]
+        [getattr(callback, hook) for callback in callbacks if is_overridden(hook, callback)]
         for hook in ("on_train_batch_start", "on_train_batch_end")
     )
     return starts, ends
-
-
-def overrides(instance: object, base: type, hook: str) -> bool:
-    """Whether the instance's class has a hook of its own."""
-    return getattr(type(instance), hook) is not getattr(base, hook)
 
 
 def on_device(batch: Any, device: torch.device) -> Any:

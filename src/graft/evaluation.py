@@ -1,24 +1,19 @@
 """What a network gets right on a split, computed outside training."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from graft.batch import BatchView, LabelledBatch
 from graft.data.domain import Domain
-from graft.data.threaded import num_cores
+from graft.data.threaded import in_order, num_cores
 from graft.models.network import Network
 
 BATCH_VALUES = 2**19  # a batch of fewer values, where samples are small, costs more in calls than in arithmetic
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def predict(
@@ -51,21 +46,6 @@ def batches_at_once(device: torch.device) -> int:
     share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     threads = min(num_cores(), int(share)) if share.isdigit() else num_cores()
     return max(1, threads // torch.get_num_threads())
-
-
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
-    """`work` of every item, in order, computed by so many threads; only a few items are taken ahead."""
-    if num_threads == 1:
-        yield from map(work, items)
-        return
-    ahead: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        for item in items:
-            ahead.append(pool.submit(work, item))
-            if len(ahead) > num_threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, num_bins: int = 15) -> float:

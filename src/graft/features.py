@@ -87,20 +87,22 @@ def outputs(
     """
     with in_eval_mode(prefix.backbone, how.device):
         for index, batch in enumerate(domain.loader(split)):
-            batch = batch._replace(x=batch.x.to(how.device, non_blocking=True))
-            x = view_of(domain, batch, view, index).to(how.dtype)
+            x = view_of(domain, batch, how, view, index)
             with how.context():
                 yield prefix.backbone.forward_to(prefix.cut, x).cpu()
 
 
-def view_of(domain: Domain, batch: LabelledBatch, view: int | None, batch_index: int) -> Tensor:
-    """The evaluation view [n, c, h, w] of a batch, or the augmented one of that number."""
+def view_of(
+    domain: Domain, batch: LabelledBatch, how: Inference, view: int | None = None, batch_index: int = 0
+) -> Tensor:
+    """The evaluation view [n, c, h, w] of a batch, or the augmented one of that number, as the backbone is given it."""
+    batch = batch._replace(x=batch.x.to(how.device, non_blocking=True))
     if view is None:
-        return domain.view.evaluate(batch.x)
+        return domain.view.evaluate(batch.x).to(how.dtype)
     assert domain.preprocessing is not None
     seed = stable_seed(domain.rules.seed, "augmented view", view, batch_index)
     random = View(domain.preprocessing, domain.augmentation, domain.num_classes)
-    return random.train(batch, torch.Generator(batch.x.device).manual_seed(seed)).x
+    return random.train(batch, torch.Generator(how.device).manual_seed(seed)).x.to(how.dtype)
 
 
 def extract(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Tensor:

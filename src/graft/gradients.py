@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graft.data.domain import Domain
-from graft.features import Inference, in_eval_mode
+from graft.features import Inference, in_eval_mode, view_of
 from graft.models.network import Network
 from graft.objectives.supervised import Objective, Outputs
 
@@ -46,7 +46,7 @@ def _mean_gradients(
     sums = [torch.zeros_like(parameter) for parameter in parameters]
     num_samples = 0
     for batch in islice(domain.loader("train", shuffle=True), NUM_BATCHES):
-        x = domain.view.evaluate(batch.x.to(how.device)).to(how.dtype)
+        x = view_of(domain, batch, how)
         with how.context():
             features = network.features(x)
             terms = objective(Outputs(network.head(features), features), batch.y.to(how.device), 0.0)

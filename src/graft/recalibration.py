@@ -1,12 +1,10 @@
 """Running statistics of normalisation layers, estimated anew on a domain's training images."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 from graft.data.domain import Domain
-from graft.features import Inference, in_eval_mode
+from graft.features import Inference, in_eval_mode, view_of
 from graft.models.backbones.base import Backbone
 from graft.strategies.rules import has_statistics
 
@@ -39,7 +37,7 @@ def _in_order_of_use(backbone: Backbone, domain: Domain, how: Inference) -> list
         used[module] = None
 
     hooks = [module.register_forward_pre_hook(note) for module in backbone.modules() if has_statistics(module)]
-    backbone(next(_batches(domain, how)))
+    backbone(view_of(domain, next(iter(domain.loader("train"))), how))
     for hook in hooks:
         hook.remove()
     return list(used)
@@ -64,17 +62,11 @@ def _moments(layer: nn.Module, backbone: Backbone, domain: Domain, how: Inferenc
         raise _ReachedError
 
     hook = layer.register_forward_pre_hook(add)
-    for x in _batches(domain, how):
+    for batch in domain.loader("train"):
         try:
             with how.context():
-                backbone(x)
+                backbone(view_of(domain, batch, how))
         except _ReachedError:
             continue
     hook.remove()
     return mean, squares / count
-
-
-def _batches(domain: Domain, how: Inference) -> Iterator[Tensor]:
-    """The evaluation view [n, c, h, w] of batch after batch of `train`, on the device."""
-    for batch in domain.loader("train"):
-        yield domain.view.evaluate(batch.x.to(how.device, non_blocking=True)).to(how.dtype)

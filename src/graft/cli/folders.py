@@ -13,7 +13,7 @@ from graft.records.files import LockHeldError, file_lock, read_json
 from graft.records.record import RECORD
 
 LOCK = "run.lock"
-SWEEP = "sweep.json"
+SWEEP, RANKING = "sweep.json", "ranking.json"
 
 
 @contextmanager
@@ -64,6 +64,11 @@ def is_interrupted_run(folder: Path) -> bool:
 def is_interrupted_sweep(folder: Path) -> bool:
     """Whether a sweep has jobs left."""
     return _status(folder / SWEEP) == "running"
+
+
+def is_interrupted_ranking(folder: Path) -> bool:
+    """Whether a ranking says that it has not ended."""
+    return _status(folder / RANKING) == "running"
 
 
 def _status(path: Path) -> Any:

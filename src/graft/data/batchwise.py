@@ -1,8 +1,8 @@
-"""Work on whole batches on the CPU: with NumPy, piece by piece, on as many threads as torch may use.
+"""Work on whole batches on the CPU: small ones at once, large ones piece by piece on as many threads as torch may use.
 
-A piece goes through every step while it is in a core's cache. torch's own threads pay for large products, not for
-copies: each of its operations waits for all cores, of which another program may hold one. NumPy also asks for huge
-pages, which makes a large new array much cheaper to fill.
+A piece goes through every step while it is in a core's cache. For large copies torch's own threads do not pay: each of
+its operations waits for all cores, of which another program may hold one. NumPy also asks for huge pages, which makes a
+large new array much cheaper to fill.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""Work on the threads of this process, which are started once and stay."""
+"""Work on several threads of this process."""
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ def num_cores() -> int:
 
 
 def for_each(items: Sequence[Item], work: Callable[[Item], None], num_threads: int) -> None:
-    """Call `work` with every item, in no certain order, on the calling thread and `num_threads - 1` more.
+    """Call `work` with every item, in no certain order, on the calling thread and `num_threads - 1` more, which stay.
 
     Whoever is free takes the next item, so that a core that is busy elsewhere holds up one item at most. After an
     error, which is raised here, no further item is begun.
@@ -50,6 +50,21 @@ def map_all(work: Callable[[Item], Result], items: Sequence[Item], num_threads: 
 
     for_each(range(len(items)), keep, num_threads)
     return [results[position] for position in range(len(items))]
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
+    """`work` of every item, in order, computed by so many threads; only a few items are taken ahead."""
+    if num_threads == 1:
+        yield from map(work, items)
+        return
+    ahead: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > num_threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 @cache

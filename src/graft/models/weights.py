@@ -7,7 +7,6 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from graft.data.preprocessing import Preprocessing
 from graft.data.readers.base import nearest_path
+from graft.data.threaded import map_all
 from graft.errors import UserError, did_you_mean
 from graft.models.backbones.base import Backbone
 from graft.records.files import atomic_write_bytes
@@ -133,8 +133,7 @@ def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | No
 def state_sha256(state: Mapping[str, Tensor]) -> str:
     """Hash of names, types, shapes and values, whatever their order."""
     names = sorted(state)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        values = list(pool.map(_values_sha256, (state[name] for name in names)))
+    values = map_all(_values_sha256, [state[name] for name in names], torch.get_num_threads())
     described = [[name, str(state[name].dtype), list(state[name].shape)] for name in names]
     return content_hash([described, values])
 

@@ -27,7 +27,11 @@ def results_csv(records: Sequence[tuple[Path, Record]], root: Path | None = None
     folders = [folder.resolve() for folder, _ in records]
     root = root.resolve() if root else Path(os.path.commonpath([folder.parent for folder in folders]))
     runs = [os.path.relpath(folder, root) for folder in folders]
-    lines = [csv_row(run, record, names) for run, (_, record) in zip(runs, records, strict=True)]
+    return csv_text([csv_row(run, record, names) for run, (_, record) in zip(runs, records, strict=True)])
+
+
+def csv_text(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The lines under a heading of all their columns."""
     columns = dict.fromkeys(column for line in lines for column in line)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")

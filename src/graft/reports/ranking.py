@@ -1,7 +1,5 @@
 """The table of a ranking: candidates by their scores, what those cost, and how well they agree with fine-tuning."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import weightedtau
 
+from graft.reports.export import csv_text
 from graft.reports.settings import ABSENT, Record, setting, short_names
 from graft.reports.tables import ACCURACY, finished, newest_of_repeated, split_by_fingerprint, spread
 from graft.reports.terminal import with_spread
@@ -185,8 +184,4 @@ def ranking_csv(ranking: Mapping[str, Any]) -> str:
         figure = row["fine_tuned"] or {}
         line |= {"fine_tuned": figure.get("mean"), "fine_tuned_std": figure.get("std"), "runs": figure.get("n", 0)}
         lines.append(line)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return csv_text(lines)

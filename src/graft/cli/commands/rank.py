@@ -25,16 +25,16 @@ from hydra.core.config_loader import ConfigLoader
 from graft.cli.arguments import add_composition, command_parser, parse
 from graft.cli.catalogue import choices
 from graft.cli.compose import compose_sweep, group_config, hydra_application, refuse, refuse_jobs
-from graft.cli.folders import claimed
+from graft.cli.folders import RANKING, claimed, is_interrupted_ranking
 from graft.cli.jobs import check, interrupts, log_to_terminal
 from graft.errors import UserError, did_you_mean
-from graft.records.files import atomic_write_bytes, atomic_write_json, read_json
+from graft.records.files import atomic_write_bytes, atomic_write_json
 from graft.records.hashing import content_hash
 from graft.records.record import environment, find_records, run_identity
 from graft.reports.console import make_console
 
 SCHEMA = 1
-RANKING, TABLE = "ranking.json", "ranking.csv"
+TABLE = "ranking.csv"
 SORTED_BY = "logme"
 
 
@@ -151,12 +151,6 @@ def same_target(configs: Sequence[dict[str, Any]]) -> list[str]:
 def identity(candidates: Candidates, scores: dict[str, Any]) -> str:
     """Eight digits that two rankings share when they compute the same."""
     return content_hash([scores, *(run_identity(config) for config in candidates.configs)])[:8]
-
-
-def is_interrupted_ranking(folder: Path) -> bool:
-    """Whether a ranking says that it has not ended."""
-    path = folder / RANKING
-    return path.exists() and read_json(path).get("status") == "running"
 
 
 def rank(
