@@ -108,6 +108,16 @@ def test_a_trial_measures_and_leaves_nothing(name: str, tmp_path: Path) -> None:
     assert trial.memory.activations > 0
 
 
+def test_a_trial_weighs_one_batch_where_gradients_of_several_are_summed(tmp_path: Path) -> None:
+    def activations(num_summed: int) -> int:
+        domain, how = tiny_domain(tmp_path), training(accumulate_grad_batches=num_summed)
+        [phase] = how.strategy.resolve(network(), 3)
+        folder = tmp_path / str(num_summed)
+        return measure_phase(stage(folder, small_part(domain), how), network(), phase).memory.activations
+
+    assert activations(2) == activations(1) > 0
+
+
 def test_estimating_writes_nothing(experiment: Callable[..., Experiment], tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     torch.manual_seed(0)

@@ -157,7 +157,7 @@ class Watch(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Weigh what the first batch leaves for the way back."""
-        if trainer.global_step == 0:
+        if trainer.current_epoch == 0 and batch_idx == 0:
             self.kept: dict[int, int] = {}
             self.weighing = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
             self.weighing.__enter__()
@@ -171,7 +171,7 @@ class Watch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """One batch more; what the first one kept for its way back is all known by then."""
-        if trainer.global_step == 1:
+        if trainer.current_epoch == 0 and batch_idx == 0:
             self.weighing.__exit__(None, None, None)
             self.activations = sum(self.kept.values())
         float(outputs["loss"])  # waits for the device
