@@ -10,6 +10,7 @@ from graft.data.datasets import EpochSampler
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
 from graft.features import FeatureCache
+from graft.gradients import NUM_BATCHES
 from graft.keys import stage_key
 from graft.models.network import Network
 from graft.numerics import settle
@@ -17,6 +18,7 @@ from graft.pipeline import load_domains, source_network, target_network, target_
 from graft.records.store import Store
 from graft.stage import Stage
 from graft.strategies.phases import ResolvedPhase
+from graft.strategies.rules import has_statistics
 from graft.trial import Memory, Patient, Times, Trial, small_part
 
 
@@ -29,6 +31,7 @@ class Work:
     val_batches: int  # an epoch
     images: int  # of the train and val splits, each counted for every fixed view of it
     solved: bool = False  # a closed form looks at every image before the first epoch
+    recalibrated: float = 0.0  # images that go through the backbone for its norm statistics
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def phase_seconds(times: Times, work: Work) -> float:
     """Seconds that a phase takes."""
     an_epoch = work.train_batches * times.step + work.val_batches * times.validation + times.epoch
     looks = int(times.from_features) + int(work.solved)
-    return work.epochs * an_epoch + looks * work.images * times.inference
+    return work.epochs * an_epoch + (looks * work.images + work.recalibrated) * times.inference
 
 
 def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list[Cost]:
@@ -106,15 +109,18 @@ def stage_cost(
         stage = Stage("trial", "trial", training, part, None, training.seed, Path(folder), None, cache)
         for phase in training.strategy.resolve(network, training.max_epochs):
             solved = bool(network.solved_names())
-            if not (phase.trained_names or solved):
+            if not (phase.trained_names or solved or phase.recalibrate):
                 continue
             trial = measure(stage, network, phase)
-            work = phase_work(training, domain, phase, solved)
+            work = replace(
+                phase_work(training, domain, phase, solved), recalibrated=num_recalibrated(network, domain, phase)
+            )
             seconds += phase_seconds(trial.times, work)
             inference = trial.times.inference
             memories.append(trial.memory)
     scoring = inference * (domain.sizes["test"] + domain.sizes["val"])
-    return Cost(name, seconds + scoring, memory=max(memories, key=lambda memory: memory.total, default=None))
+    choosing = inference * num_choosing(training, network, domain)
+    return Cost(name, seconds + scoring + choosing, memory=max(memories, key=lambda memory: memory.total, default=None))
 
 
 def phase_work(training: Training, domain: Domain, phase: ResolvedPhase, solved: bool) -> Work:
@@ -126,6 +132,23 @@ def phase_work(training: Training, domain: Domain, phase: ResolvedPhase, solved:
     epochs = phase.max_epochs if phase.trained_names else 0
     views = max(1, training.augmented_views) if phase.augment and domain.augmentation is not None else 1
     return Work(epochs, train, val, views * domain.sizes["train"] + domain.sizes["val"], solved)
+
+
+def num_recalibrated(network: Network, domain: Domain, phase: ResolvedPhase) -> float:
+    """Images that go through the backbone for `recalibrate`: all of them up to each layer, half the way on average."""
+    if not phase.recalibrate:
+        return 0.0
+    return domain.sizes["train"] * sum(map(has_statistics, network.backbone.modules())) / 2
+
+
+def num_choosing(training: Training, network: Network, domain: Domain) -> int:
+    """Images that go through the backbone to choose the strategy's groups: all to solve a closed form, some for
+    gradients, which cost three times as much.
+    """
+    if training.strategy.groups != "auto":
+        return 0
+    num_train = domain.sizes["train"]
+    return 3 * min(NUM_BATCHES * domain.batch_size, num_train) + bool(network.solved_names()) * num_train
 
 
 def num_batches(domain: Domain, split: str) -> int:

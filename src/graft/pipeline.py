@@ -33,6 +33,7 @@ from graft.records.record import RECORD, end_record, load_record, start_record, 
 from graft.records.store import Store
 from graft.stage import Fitted, Stage, fit_stage
 from graft.strategies.plan import plan_table
+from graft.strategies.written import written_out
 from graft.summary import describe_run
 
 log = logging.getLogger(__name__)
@@ -319,3 +320,9 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
     phases = training.strategy.resolve(network, training.max_epochs)
     settings = experiment.config["optimizer"]
     return plan_table(network, phases, settings["lr"], settings.get("weight_decay") or 0.0)
+
+
+def written_plan(experiment: Experiment, name: str) -> dict[str, Any]:
+    """What `plan` shows, as the settings of a strategy called `name` (`strategies.written.written_out`)."""
+    training = experiment.transfer
+    return written_out(training.strategy, name, target_network(experiment), training.max_epochs)

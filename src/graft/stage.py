@@ -78,7 +78,7 @@ class Fitted:
     best: State  # ... after the epoch with the best validation accuracy
     history: list[dict[str, Any]]  # one row an epoch
     trainable_parameters: int  # the most that any phase trained
-    solving_seconds: float  # spent on closed forms and norm statistics, between epochs and after the last
+    solving_seconds: float  # spent on gradients of `groups: auto`, closed forms and norm statistics
     chosen: dict[str, Any] = field(default_factory=dict)  # what `groups: auto` was found to stand for, and why
 
     @property
@@ -124,13 +124,13 @@ class Stopwatch:
 def fit_stage(stage: Stage, network: Network) -> Fitted:
     """Train `network` in place, from the start or from the stage's last checkpoint."""
     stage.folder.mkdir(parents=True, exist_ok=True)
-    stage, chosen = settle_groups(stage, network)
+    stage, chosen, choosing_seconds = settle_groups(stage, network)
     training = stage.training
     phases = training.strategy.resolve(network, training.max_epochs)
     position = find_position(stage, network)
     history = position.history or []
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
-    solving = Stopwatch()
+    solving = Stopwatch(choosing_seconds)
     if stage.logger is not None and not history:
         log_views(stage.logger, stage.domain, stage.seed)
     for index in range(position.phase_index, len(phases)):
@@ -157,8 +157,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     return Fitted(last, best, history, trainable_parameters, solving.seconds, chosen)
 
 
-def settle_groups(stage: Stage, network: Network) -> tuple[Stage, dict[str, Any]]:
-    """The stage with `groups: auto` replaced by the layer group of the largest relative gradient, and the figures.
+def settle_groups(stage: Stage, network: Network) -> tuple[Stage, dict[str, Any], float]:
+    """The stage with `groups: auto` replaced by the layer group of the largest relative gradient; figures and seconds.
 
     Measured once, on the network that the stage starts from, and written down: a stage that goes on keeps the choice.
 
@@ -167,18 +167,22 @@ def settle_groups(stage: Stage, network: Network) -> tuple[Stage, dict[str, Any]
     """
     strategy = stage.training.strategy
     if strategy.groups != "auto":
-        return stage, {}
+        return stage, {}, 0.0
     path = stage.folder / GROUPS
     found = read_json(path) if path.exists() else {}
     if found.get("key") != stage.key:
-        found = {"key": stage.key, "relative_gradient_norms": measure_groups(stage, network)}
+        measuring = Stopwatch()
+        with measuring:
+            norms = measure_groups(stage, network)
+        found = {"key": stage.key, "relative_gradient_norms": norms, "seconds": measuring.seconds}
         atomic_write_json(path, found)
     norms = found["relative_gradient_norms"]
     if not all(math.isfinite(norm) for norm in norms.values()):
         raise UserError(f"strategy {strategy.name!r}: groups=auto: gradients are not finite ({norms}); set groups")
     groups = [max(norms, key=norms.__getitem__)]
     training = replace(stage.training, strategy=replace(strategy, groups=groups))
-    return replace(stage, training=training), {"groups": groups, "relative_gradient_norms": norms}
+    chosen = {"groups": groups, "relative_gradient_norms": norms}
+    return replace(stage, training=training), chosen, found["seconds"]
 
 
 def measure_groups(stage: Stage, network: Network) -> dict[str, float]:
