@@ -11,6 +11,7 @@ from graft.data.domain import Domain
 from graft.features import Inference
 from graft.gradients import relative_gradient_norms
 from graft.objectives.supervised import CrossEntropy
+from graft.records.files import atomic_write_json, read_json
 from graft.stage import GROUPS, Fitted, fit_stage
 
 CPU = Inference(torch.device("cpu"))

@@ -1,7 +1,8 @@
 """One experiment, composed and validated, before anything runs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Training:
 
     strategy: Strategy
     objective: Objective
-    optimizer: Callable[..., Optimizer]  # partial that takes parameter groups; its keywords hold lr and weight_decay
+    optimizer: Callable[..., Optimizer]  # partial that takes parameter groups; its keywords hold lr (a number or "auto") and weight_decay
     schedule: Schedule
     trainer: Callable[..., Trainer]  # partial of Trainer; the stage adds callbacks, logger, plugins and precision
     precision: str  # one of Lightning's names, or "auto" until it is settled
@@ -35,7 +36,18 @@ class Training:
     max_epochs: int
     seed: int
     callbacks: Callable[[], list[Callback]]  # fresh ones for each fit
+    search: Mapping[str, Any] = field(default_factory=dict)  # how the learning rate was found where it was "auto"
     augmented_views: int = 0  # fixed ones of each image for phases that freeze a prefix and augment; 0: random ones
+
+    @property
+    def lr(self) -> float | str:
+        """The optimiser's learning rate, or "auto"."""
+        value: float | str = getattr(self.optimizer, "keywords", {})["lr"]
+        return value
+
+    def with_lr(self, lr: float) -> "Training":
+        """The same at another learning rate."""
+        return replace(self, optimizer=partial(self.optimizer, lr=lr))
 
     def plain_trainer(self) -> Trainer:
         """The user's trainer without anything that shows or writes: for its device and precision."""

@@ -3,6 +3,8 @@
 import math
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -140,10 +142,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
             if phases[index].start_from == "best":
                 go_back_to_best(stage, network, index - 1, position)
             with solving:
-                if phases[index].recalibrate:
-                    how = inference(training, training.plain_trainer(), network)
-                    recalibrate(network.backbone, stage.domain, how)
-                solve_closed_form(stage, network, None if trains_backbone(phases[index]) else stage.cache)
+                prepare_phase(stage, network, phases[index])
         if phases[index].trained_names and phases[index].max_epochs > 0:
             history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
         position.checkpoint = None
@@ -155,6 +154,14 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     network.load_state_dict(last)
     trainable_parameters = max((num_trained(network, phase) for phase in phases), default=0)
     return Fitted(last, best, history, trainable_parameters, solving.seconds, chosen)
+
+
+def prepare_phase(stage: Stage, network: Network, phase: ResolvedPhase) -> None:
+    """Norm statistics and closed forms as the phase begins with them."""
+    if phase.recalibrate:
+        how = inference(stage.training, stage.training.plain_trainer(), network)
+        recalibrate(network.backbone, stage.domain, how)
+    solve_closed_form(stage, network, None if trains_backbone(phase) else stage.cache)
 
 
 def settle_groups(stage: Stage, network: Network) -> tuple[Stage, dict[str, Any], float]:
@@ -234,6 +241,21 @@ def fit_phase(
     trainer = make_trainer(stage, phase, history, steps_before, untouched, keep_best)
     trainer.precision_plugin.convert_module(network)
     data = phase_data(stage, network, phase, inference(training, trainer, network))
+    module = phase_module(stage, network, phase, data, schedule_span(phases, index, history))
+    module.carried_state = None if phase.restart else position.optimizer
+    with expected_warnings():
+        trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
+    # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
+    checkpoint = read_checkpoint(stage.folder / LAST)
+    network.load_state_dict(position.start | network_state(checkpoint))
+    return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
+
+
+def phase_module(
+    stage: Stage, network: Network, phase: ResolvedPhase, data: Domain | FeatureDomain, span: Span
+) -> GraftModule:
+    """What trains the phase; the data are set to its order and views."""
+    training = stage.training
     data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
     module = GraftModule(
         network,
@@ -242,19 +264,20 @@ def fit_phase(
         training.optimizer,
         training.schedule,
         data.view,
-        schedule_span(phases, index, history),
+        span,
         stable_seed(stage.seed, "steps"),
     )
     module.cut = data.cut if isinstance(data, FeatureDomain) else 0
-    module.carried_state = None if phase.restart else position.optimizer
+    return module
+
+
+@contextmanager
+def expected_warnings() -> Iterator[None]:
+    """Leave out what Lightning says at the start of every fit."""
     with warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
-        trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
-    # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
-    checkpoint = read_checkpoint(stage.folder / LAST)
-    network.load_state_dict(position.start | network_state(checkpoint))
-    return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
+        yield
 
 
 def num_epochs_before(history: list[dict[str, Any]], index: int) -> int:
