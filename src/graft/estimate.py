@@ -13,7 +13,7 @@ from graft.features import FeatureCache
 from graft.keys import stage_key
 from graft.models.network import Network
 from graft.numerics import settle
-from graft.pipeline import load_domains, source_network, target_network, target_settings
+from graft.pipeline import load_domains, source_network, target_network, target_settings, transfer_network
 from graft.records.store import Store
 from graft.stage import Stage
 from graft.strategies.phases import ResolvedPhase
@@ -88,7 +88,7 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
         if name != "transfer" and (itself or store.entry("baseline", key) is not None):
             costs.append(Cost(name, 0.0, in_store=True))
         else:
-            network = target_network(experiment)
+            network = transfer_network(experiment) if name == "transfer" else target_network(experiment)
             costs.append(stage_cost(name, training, network, target, measure, experiment.features_limit))
     return costs
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -175,7 +176,7 @@ def features_key(
     return content_hash(
         {
             "versions": [__version__, torch.__version__],
-            "backbone": [type(prefix.backbone).__qualname__, prefix.backbone.name, prefix.cut],
+            "backbone": [type(prefix.backbone).__qualname__, prefix.backbone.name, prefix.cut, *adapter_of(prefix)],
             "weights": weights,
             "data": domain.fingerprint,
             "split": split,
@@ -184,6 +185,12 @@ def features_key(
             "how": [how.device.type, str(how.dtype), how.precision, how.memory_format],
         }
     )
+
+
+def adapter_of(prefix: Prefix) -> list[dict[str, Any]]:
+    """The settings of the backbone's adapter, which its state does not tell; empty without one."""
+    adaptation = prefix.backbone.adaptation
+    return [] if adaptation is None else [asdict(adaptation.adapter)]
 
 
 def write(folder: Path, batches: Iterable[Tensor], num_samples: int) -> None:

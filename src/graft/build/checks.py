@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from graft.build.assembly import factory, make, make_domain, make_strategy, without
+from graft.build.assembly import factory, make, make_adapter, make_domain, make_strategy, without
 from graft.build.remember import remembered
+from graft.build.targets import locate
 from graft.errors import UserError, did_you_mean
 from graft.models.network import Network
 from graft.strategies.durations import Plateau
@@ -58,6 +59,21 @@ def check_features(config: Config) -> Iterator[str]:
             f"features.augmented_views={num_views}: a fixed view is one image's own; "
             f"set target.augmentation.{mixing[0]}=0, or ask for random views (0)"
         )
+
+
+def check_adapter(config: Config) -> Iterator[str]:
+    """An adapter keeps weights worth keeping, in a layout that it can read."""
+    name = config["adapter"].get("name")
+    if config["adapter"]["_target_"] is None:
+        return
+    if config["strategy"]["initialize"] == "scratch":
+        yield (
+            f"adapter={name}: strategy={config['strategy']['name']} starts from random weights, which the adapter would "
+            "keep for ever; use adapter=none, or a strategy that starts from the source"
+        )
+    contiguous_only = getattr(locate(config["adapter"]["_target_"]), "contiguous_only", False)
+    if contiguous_only and config["memory_format"] != "contiguous":
+        yield f"adapter={name}: memory_format={config['memory_format']}: not with it; use memory_format=contiguous"
 
 
 def check_epochs(config: Config) -> Iterator[str]:
@@ -119,7 +135,7 @@ def check_device(config: Config) -> Iterator[str]:
 def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
     """Each part that does not accept its own values."""
     stage = ("strategy", "objective", "scheduler")
-    paths = ["source", "target", *stage, *(f"pretrain.{name}" for name in stage), "backbone"]
+    paths = ["source", "target", *stage, *(f"pretrain.{name}" for name in stage), "backbone", "adapter"]
     if "baselines" not in broken:
         paths += [f"baselines.{name}" for name in config["baselines"]]
     for path in paths:
@@ -130,7 +146,8 @@ def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
 
 def _refusals(path: str, node: Config) -> list[str]:
     is_domain = path in ("source", "target")
-    maker = make_domain if is_domain else _make_backbone if path == "backbone" else make
+    makers = {"source": make_domain, "target": make_domain, "backbone": _make_backbone, "adapter": make_adapter}
+    maker = makers.get(path, make)
     try:
         _without_memory(lambda: maker(node))
     except Exception as error:
@@ -165,19 +182,21 @@ def _strategy(node: Config) -> Strategy | None:
 def _unfit_strategies(config: Config) -> Iterator[str]:
     try:
         network = _without_memory(lambda: _network(config))
+        is_plain = config["adapter"]["_target_"] is None
+        adapted = network if is_plain else _without_memory(lambda: _adapted_network(config))
     except UserError as error:
         yield str(error)
         return
     pretrain, max_epochs = config["pretrain"], config["trainer"]["max_epochs"]
-    strategies = (config["strategy"], *config["baselines"].values())
-    plans = [(strategy, max_epochs, config["optimizer"]) for strategy in strategies]
+    plans = [(adapted, config["strategy"], max_epochs, config["optimizer"])]
+    plans += [(network, strategy, max_epochs, config["optimizer"]) for strategy in config["baselines"].values()]
     if config["source"]["_target_"] is not None and config["strategy"]["initialize"] == "source":
-        plans.append((pretrain["strategy"], pretrain["max_epochs"], pretrain["optimizer"]))
-    for strategy, max_epochs, optimizer in plans:
+        plans.append((network, pretrain["strategy"], pretrain["max_epochs"], pretrain["optimizer"]))
+    for trained, strategy, max_epochs, optimizer in plans:
         try:
-            for phase in make_strategy(strategy).resolve(network, max_epochs):
+            for phase in make_strategy(strategy).resolve(trained, max_epochs):
                 if phase.trained_names:
-                    make_optimizer(network, phase, _for_shapes(factory(optimizer)))
+                    make_optimizer(trained, phase, _for_shapes(factory(optimizer)))
         except ValueError as error:  # ours, or the optimizer's about a value it does not take
             yield str(error) if isinstance(error, UserError) else f"optimizer: {error}"
 
@@ -192,6 +211,14 @@ def _network(config: Config) -> Network:
     backbone = _make_backbone(config["backbone"])
     mapping = factory(config["mapping"])(backbone.num_features)
     return Network(backbone, mapping, factory(config["head"])(mapping.num_outputs, 2))
+
+
+def _adapted_network(config: Config) -> Network:
+    """The transfer stage's network, for inputs of the size that the backbone says."""
+    network, adapter = _network(config), make_adapter(config["adapter"])
+    assert adapter is not None
+    network.backbone = adapter.adapt(network.backbone, network.backbone.preprocessing.size)
+    return network
 
 
 def _without_memory(build: Callable[[], Any]) -> Any:
@@ -209,10 +236,14 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_source, ("source", "backbone", "strategy", "mapping")),
     (check_name, ("name",)),
     (check_features, ("features", "target")),
+    (check_adapter, ("adapter", "strategy", "memory_format")),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision", "optimizer")),
 )
+
+
+PARTS_THAT_FIT = ("backbone", "adapter", "mapping", "head", "strategy", "baselines", "optimizer")
 
 
 def check_all(config: Config, broken: Set[str]) -> Iterator[str]:
@@ -228,6 +259,6 @@ def check_all(config: Config, broken: Set[str]) -> Iterator[str]:
 
 def _decides_fit(config: Config) -> list[Any]:
     """All of a configuration that decides whether its strategies fit its network: no seed, no data."""
-    parts = [config[name] for name in ("backbone", "mapping", "head", "strategy", "baselines", "optimizer")]
+    parts = [config[name] for name in PARTS_THAT_FIT]
     stages = [config["trainer"]["max_epochs"], without(config["pretrain"], "seed"), config["source"]["_target_"]]
     return [*parts, *stages]
