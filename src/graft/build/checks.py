@@ -68,8 +68,8 @@ def check_adapter(config: Config) -> Iterator[str]:
         return
     if config["strategy"]["initialize"] == "scratch":
         yield (
-            f"adapter={name}: strategy={config['strategy']['name']} starts from random weights, which the adapter would "
-            "keep for ever; use adapter=none, or a strategy that starts from the source"
+            f"adapter={name}: strategy={config['strategy']['name']} starts from random weights, which the adapter "
+            "would keep for ever; use adapter=none, or a strategy that starts from the source"
         )
     contiguous_only = getattr(locate(config["adapter"]["_target_"]), "contiguous_only", False)
     if contiguous_only and config["memory_format"] != "contiguous":

@@ -79,7 +79,8 @@ class LayerAdapter(Adapter):
     def _install(self, backbone: Backbone, size: int) -> tuple[Backbone, tuple[str, ...], dict[str, str]]:
         taken, skipped = find_layers(backbone, size, self.targets, self.refusal)
         if not taken:
-            raise UserError(f"adapter={self.name}: no layer of {backbone.name} can take it{_reasons(skipped)}")
+            why = _reasons(skipped) or f"adapter.targets asks for {self.targets}"
+            raise UserError(f"adapter={self.name}: no layer of {backbone.name} can take it: {why}")
         self._wrap(backbone, taken)
         return backbone, tuple(taken), skipped
 
@@ -95,9 +96,7 @@ def count_reasons(skipped: Mapping[str, str]) -> dict[str, int]:
 
 
 def _reasons(skipped: Mapping[str, str]) -> str:
-    if not skipped:
-        return ": adapter.targets leaves none"
-    return ": " + ", ".join(f"{count} left out ({reason})" for reason, count in count_reasons(skipped).items())
+    return ", ".join(f"{count} left out ({reason})" for reason, count in count_reasons(skipped).items())
 
 
 def merged(backbone: Backbone) -> Backbone:

@@ -8,9 +8,10 @@ from graft.models.adapters.library import LibraryAdapter
 
 @dataclass(frozen=True, kw_only=True)
 class Ia3(LibraryAdapter):
-    """l * (W x + b) with one factor l for each output or channel, 1 at the start (Liu et al., NeurIPS 2022, section 3.3).
+    """l * (W x + b) with one factor l for each output or channel, 1 at the start.
 
-    The paper scales keys, values and the hidden layer of each feed-forward part; here every layer taken is scaled.
+    Liu et al., NeurIPS 2022, section 3.3. The paper scales keys, values and the hidden layer of each feed-forward part;
+    here every layer taken is scaled.
     """
 
     def _config(self, peft: Any, pattern: str) -> Any:

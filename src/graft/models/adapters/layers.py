@@ -34,6 +34,10 @@ class Targets:
         if not self.kinds:
             raise UserError(f"adapter.targets.kinds is empty; expected some of: {', '.join(KINDS.values())}")
 
+    def __str__(self) -> str:
+        groups = "all layer groups" if self.groups is None else ", ".join(map(str, self.groups)) or "no layer group"
+        return f"{' and '.join(self.kinds)} layers in {groups}"
+
     def group_names(self, backbone: Backbone) -> tuple[str, ...]:
         """Names of the layer groups.
 

@@ -17,8 +17,8 @@ from graft.models.backbones.base import Backbone
 class VisualPrompt(Adapter):
     """x + p, where p is the same for all images and zero inside a frame of `width` pixels.
 
-    Bahng et al., "Exploring visual prompts", 2022, section 3. x is the image as the backbone is given it, after preprocessing. p starts at zero. It belongs to the layer that sees
-    the image, and cannot be merged.
+    Bahng et al., "Exploring visual prompts", 2022, section 3. x is the image as the backbone is given it, after
+    preprocessing; p starts at zero. It belongs to the layer that sees the image, and cannot be merged.
 
     Raises:
         UserError: a width below 1 or of half the image and more, or a backbone none of whose layers sees the image.
