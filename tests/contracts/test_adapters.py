@@ -9,7 +9,7 @@ import pytest
 import torch
 from builders import tiny_vit
 from conf_plugins import build, load, names
-from torch import Tensor
+from torch import Tensor, nn
 
 from graft.errors import UserError
 from graft.models.adapters.base import Adapter, merged
@@ -53,11 +53,17 @@ def adapter(name: str) -> Adapter:
 
 @cache
 def plain(body: str) -> Backbone:
-    """A backbone whose norm layers have seen something."""
+    """A backbone whose norm layers hold the statistics of some batch, without which a deep one forgets its input."""
     with initial_weights(0, body):
         backbone = BACKBONES[body]()
+        norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+        momentum = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
         with torch.no_grad():
             backbone.train()(torch.randn(8, 3, SIZE, SIZE))
+        for norm, before in zip(norms, momentum, strict=True):
+            norm.momentum = before
     return backbone.eval()
 
 

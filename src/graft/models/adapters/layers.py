@@ -18,25 +18,14 @@ PASSED_BY = "layers whose weights are used without calling them"
 
 @dataclass(frozen=True)
 class Targets:
-    """The layers that an adapter is meant for.
-
-    Raises:
-        UserError: kinds that are none.
-    """
+    """The layers that an adapter is meant for."""
 
     groups: Sequence[str | int] | None = None  # layer groups of the backbone by name or position; None: all
     kinds: Sequence[Kind] = ("linear", "convolution")
 
-    def __post_init__(self) -> None:
-        for kind in self.kinds:
-            if kind not in KINDS.values():
-                raise UserError(f"adapter.targets.kinds: {kind!r}; {did_you_mean(kind, KINDS.values())}")
-        if not self.kinds:
-            raise UserError(f"adapter.targets.kinds is empty; expected some of: {', '.join(KINDS.values())}")
-
     def __str__(self) -> str:
         groups = "all layer groups" if self.groups is None else ", ".join(map(str, self.groups)) or "no layer group"
-        return f"{' and '.join(self.kinds)} layers in {groups}"
+        return f"{' and '.join(self.kinds) or 'no'} layers in {groups}"
 
     def group_names(self, backbone: Backbone) -> tuple[str, ...]:
         """Names of the layer groups.
