@@ -155,7 +155,7 @@ def test_an_adapter_is_recorded_and_saved_alone_and_merged(record_of: Run) -> No
     assert adapter["skipped"] == {}
     assert adapter["trainable_parameters"] == cost["trainable_parameters"] == 7768 + 3 * 84 + 3
     assert adapter["share"] == pytest.approx(cost["trainable_parameters"] / cost["num_parameters"])
-    assert record["metrics"]["source/test/accuracy_after_transfer"] < record["metrics"]["source/test/accuracy"]
+    assert record["metrics"]["source/test/accuracy_after_transfer"] != record["metrics"]["source/test/accuracy"]
     plain = record_of("baselines=[]")
     assert plain["adapter"] is None
     files = {name: load_file(record["folder"] / "weights" / f"{name}.safetensors") for name in ("backbone", "network")}
