@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from graft.experiment import Training
 from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, extract
 from graft.models.network import Network
 from graft.module import PREFIX, GraftModule, Span
+from graft.regularisers.base import PREFIX as REGULARISATION
+from graft.regularisers.base import Beginning, Origin, Regularisation, frozen_copy
 from graft.seeds import stable_seed
 from graft.strategies.engine import apply_phase, frozen_prefix, untouched_names
 from graft.strategies.phases import ResolvedPhase, replan
@@ -62,6 +65,7 @@ class Stage:
     folder: Path
     logger: Logger | None
     cache: FeatureCache | None  # None: images go through frozen parts in every epoch
+    origin: Origin | None = None  # the source stage, for regularisers; None where the weights come from elsewhere
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class Position:
     history: list[dict[str, Any]] | None = None
     optimizer: dict[str, Any] | None = None
     checkpoint: Path | None = None  # to go on from in the middle of the phase
+    regularisation: Regularisation | None = None
 
 
 @dataclass
@@ -123,6 +128,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     history = position.history or []
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
     solving = Stopwatch()
+    if training.regularisers and any(phase.trained_names for phase in phases):
+        position.regularisation = begin_regularisation(stage, network, position)
     if stage.logger is not None and not history:
         log_views(stage.logger, stage.domain, stage.seed)
     for index in range(position.phase_index, len(phases)):
@@ -157,6 +164,27 @@ def find_position(stage: Stage, network: Network) -> Position:
     return Position(start, left["phase_index"], left["history"], None, path)
 
 
+def begin_regularisation(stage: Stage, network: Network, position: Position) -> Regularisation:
+    """The regularisers as the stage began, with what they had learned where it was left."""
+    how = inference(stage.training, stage.training.plain_trainer(), network)
+    start = frozen_copy(network, position.start)
+    regularisation = Regularisation(
+        stage.training.regularisers, Beginning(start, stage.domain, stage.origin, how, stage.seed)
+    )
+    found = read_last_checkpoint(stage.folder) if position.history else None
+    if found is not None:
+        restore_regularisation(regularisation, found[1])
+    return regularisation
+
+
+def restore_regularisation(regularisation: Regularisation, checkpoint: dict[str, Any]) -> None:
+    """Load what the regularisers had learned by then."""
+    state = checkpoint["state_dict"].items()
+    regularisation.load_state_dict(
+        {name.removeprefix(REGULARISATION): t for name, t in state if name.startswith(REGULARISATION)}
+    )
+
+
 def fit_phase(
     stage: Stage,
     network: Network,
@@ -171,27 +199,36 @@ def fit_phase(
     untouched = untouched_names(network, phases[: index + 1])
     trainer = make_trainer(stage, phase, history, steps_before, untouched)
     trainer.precision_plugin.convert_module(network)
+    regularisation = position.regularisation
+    if regularisation is not None:
+        trainer.precision_plugin.convert_module(regularisation)
+        if regularisation.starting_network and moved_prefix(network, phases, index):
+            stage = replace(stage, cache=None)
     data = phase_data(stage, network, phase, inference(training, trainer, network))
     data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
     module = GraftModule(
         network,
         training.objective,
         phase,
-        training.optimizer,
+        training.decaying_optimizer,
         training.schedule,
         data.view,
         schedule_span(phases, index, history),
         stable_seed(stage.seed, "steps"),
+        regularisation,
     )
     module.cut = data.cut if isinstance(data, FeatureDomain) else 0
     module.carried_state = None if phase.restart else position.optimizer
-    with warnings.catch_warnings():
+    attached = regularisation.attached(network) if regularisation is not None else nullcontext()
+    with warnings.catch_warnings(), attached:
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
         trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
     # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
     checkpoint = read_checkpoint(stage.folder / LAST)
     network.load_state_dict(position.start | network_state(checkpoint))
+    if regularisation is not None:
+        restore_regularisation(regularisation, checkpoint)
     return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
 
 
@@ -278,6 +315,15 @@ def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Infere
             "features.cache_limit_gib; raise that limit, or ask for fewer views"
         )
     return stage.domain if features is None else FeatureDomain(stage.domain, features, prefix.cut)
+
+
+def moved_prefix(network: Network, phases: tuple[ResolvedPhase, ...], index: int) -> bool:
+    """Whether the phase freezes leading layer groups that are not as the stage began.
+
+    The starting network cannot go on from what those make of an image.
+    """
+    groups = list(network.named_groups())[: frozen_prefix(network, phases[index])]
+    return any(group in phase.trained_groups for phase in phases[:index] for group in groups)
 
 
 def trains_backbone(phase: ResolvedPhase) -> bool:

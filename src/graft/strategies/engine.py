@@ -113,14 +113,35 @@ def _weight_decay(entry: Assignment, default: float) -> float:
     return default if entry.weight_decay is None else entry.weight_decay
 
 
-def make_optimizer(network: Network, phase: ResolvedPhase, factory: Callable[..., Optimizer]) -> Optimizer:
+def make_optimizer(
+    network: Network,
+    phase: ResolvedPhase,
+    factory: Callable[..., Optimizer],
+    beside: Mapping[str, nn.Parameter] | None = None,
+) -> Optimizer:
     """The optimiser of the phase. `factory` is a `functools.partial` whose keywords hold `lr` and `weight_decay`.
+
+    `beside` are parameters by name that are trained in every phase and are no part of the network, as those of a
+    regulariser; they have the learning rate and the weight decay as they are.
 
     Raises:
         UserError: LBFGS, which minimises over all parameters at once, with several learning rates or weight decay.
     """
     settings = getattr(factory, "keywords", {})
-    groups = parameter_groups(network, phase, settings["lr"], settings.get("weight_decay", 0.0))
+    lr, weight_decay = settings["lr"], settings.get("weight_decay", 0.0)
+    groups = parameter_groups(network, phase, lr, weight_decay)
+    if beside:
+        groups.append(
+            {
+                "name": "beside",
+                "params": list(beside.values()),
+                "param_names": list(beside),
+                "lr": lr,
+                "initial_lr": lr,
+                "lr_scale": 1.0,
+                "weight_decay": weight_decay,
+            }
+        )
     if getattr(factory, "func", factory) is LBFGS:
         groups = [_single_group(groups)]
     return factory(groups)
