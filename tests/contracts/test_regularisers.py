@@ -75,6 +75,9 @@ def equal(a: Fitted, b: Fitted) -> bool:
 @pytest.mark.parametrize(("backbone", "how", "epochs"), [("cnn", "gradual_unfreeze", 5), ("resnet20", "fine_tune", 2)])
 def test_resumed_is_bit_equal(tmp_path: Path, domain: Domain, name: str, backbone: str, how: str, epochs: int) -> None:
     if name == "stoch_norm" and backbone == "cnn":
+        net = network(backbone)
+        with pytest.raises(UserError, match="this network has none"):
+            regulariser(name).check(net, training(how, epochs).strategy.resolve(net, epochs))
         return
     own = {name: regulariser(name)}
     undisturbed = fit(tmp_path / "a", domain, own, backbone, how, epochs)
