@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from graft.batch import BatchView, LabelledBatch
 from graft.models.network import Network
 from graft.objectives.supervised import Objective, Outputs
+from graft.regularisers.base import PREFIX as REGULARISATION
+from graft.regularisers.base import Regularisation, Step
 from graft.seeds import stable_seed
 from graft.strategies.engine import (
     make_optimizer,
@@ -116,9 +118,11 @@ class GraftModule(LightningModule):
         view: BatchView,
         span: Span,
         seed: int,
+        regularisation: Regularisation | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.regularisation = regularisation
         self.objective = objective
         self.phase = phase
         self.optimizer_factory = optimizer
@@ -133,7 +137,8 @@ class GraftModule(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """One parameter group for each layer group, rate and decay; state carried over from the phase before."""
-        optimizer = make_optimizer(self.network, self.phase, self.optimizer_factory)
+        beside = dict(self.regularisation.named_parameters(REGULARISATION[:-1])) if self.regularisation else None
+        optimizer = make_optimizer(self.network, self.phase, self.optimizer_factory, beside)
         if self.carried_state is not None:
             restore_optimizer_state(optimizer, self.carried_state)
         return optimizer
@@ -157,6 +162,8 @@ class GraftModule(LightningModule):
     def on_train_start(self) -> None:
         """The modes are the same in every epoch of a phase."""
         self._train_modes = train_modes(self.network, self.phase)
+        if self.regularisation is not None:
+            self.regularisation.settle(self.device, self.network.dtype)
 
     def on_train_epoch_start(self) -> None:
         """Modes are set here because Lightning puts them back after every validation."""
@@ -175,11 +182,22 @@ class GraftModule(LightningModule):
         seed = stable_seed(self.seed, self.stage_epoch, batch_idx, self.global_rank)
         seed_global_generators(seed, self.device)  # dropout and its kind
         batch = self.view.train(batch, torch.Generator(self.device).manual_seed(seed))
-        outputs = network_outputs(self.network, batch.x, self.cut)
+        outputs, regularisers = self._outputs(batch)
         terms = self.objective(outputs, batch.y, self.progress)
+        assert terms.keys().isdisjoint(regularisers), "a regulariser has the name of a term of the objective"
+        terms = terms | regularisers
         total = reduce(add, terms.values())
         self._train_tally.add({"loss": total} | (terms if len(terms) > 1 else {}), outputs.logits, batch.y)
         return total
+
+    def _outputs(self, batch: LabelledBatch) -> tuple[Outputs, dict[str, Tensor]]:
+        """The network's outputs for a batch of training, and the regularisers' terms."""
+        if self.regularisation is None:
+            return network_outputs(self.network, batch.x, self.cut), {}
+        trace = self.regularisation.trace(self.network, batch.x, self.cut)
+        outputs = Outputs(logits=self.network.head(trace.features), features=trace.features)
+        start = self.regularisation.starting_trace(batch.x, self.cut)
+        return outputs, self.regularisation(Step(self.network, batch.y, outputs, trace, start))
 
     @property
     def progress(self) -> float:
