@@ -204,6 +204,15 @@ def test_adapters_train_under_strategies_and_options(record_of: Run, overrides: 
     assert all(tensor.isfinite().all() for tensor in merged.values())
 
 
+@pytest.mark.parametrize(
+    "regulariser", ["l2_sp", "delta", "bss", "co_tuning", "lwf", "ewc", "feature_distillation", "sam"]
+)
+def test_regularisers_act_on_what_an_adapter_makes_of_the_backbone(record_of: Run, regulariser: str) -> None:
+    record = record_of("adapter=lora", f"regulariser={regulariser}", "strategy=gradual_unfreeze", "baselines=[]")
+    assert record["adapter"]["parameters"] == 7768
+    assert (f"train/{regulariser}" in record["history"][-1]) == (regulariser != "sam")
+
+
 def test_an_adapter_enters_the_key_of_the_stage_and_of_features(config: Callable[..., dict[str, Any]]) -> None:
     keys = set()
     for overrides in ((), ("adapter=lora",), ("adapter=lora", "adapter.alpha=8"), ("adapter=ia3",)):

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from graft.data.augment import Augmentation
 from graft.data.datasets import BatchLoader, EpochSampler
 from graft.data.domain import Domain
 from graft.data.view import View
+from graft.models.adapters.base import adapter_settings
 from graft.models.backbones.base import Backbone
 from graft.models.weights import state_sha256
 from graft.records.files import atomic_write_json, read_json
@@ -176,7 +176,12 @@ def features_key(
     return content_hash(
         {
             "versions": [__version__, torch.__version__],
-            "backbone": [type(prefix.backbone).__qualname__, prefix.backbone.name, prefix.cut, *adapter_of(prefix)],
+            "backbone": [
+                type(prefix.backbone).__qualname__,
+                prefix.backbone.name,
+                prefix.cut,
+                *adapter_settings(prefix.backbone),
+            ],
             "weights": weights,
             "data": domain.fingerprint,
             "split": split,
@@ -185,12 +190,6 @@ def features_key(
             "how": [how.device.type, str(how.dtype), how.precision, how.memory_format],
         }
     )
-
-
-def adapter_of(prefix: Prefix) -> list[dict[str, Any]]:
-    """The settings of the backbone's adapter, which its state does not tell; empty without one."""
-    adaptation = prefix.backbone.adaptation
-    return [] if adaptation is None else [asdict(adaptation.adapter)]
 
 
 def write(folder: Path, batches: Iterable[Tensor], num_samples: int) -> None:

@@ -133,16 +133,16 @@ def test_what_it_brings_lies_in_layer_groups_and_all_else_is_fixed(body: str, na
 @pytest.mark.parametrize(("body", "name"), PAIRS)
 @torch.no_grad()
 def test_merged_is_unmerged_in_a_plain_backbone(body: str, name: str) -> None:
-    network = moved(adapted(body, name))
-    expected, state = network.backbone(images()), copy.deepcopy(network.state_dict())
+    network, x = moved(adapted(body, name)).double(), images().double()
+    expected, state = network.backbone(x), copy.deepcopy(network.state_dict())
     result = merged(network.backbone)
     if not adapter(name).mergeable:
         assert result is network.backbone
         return
     assert result.adaptation is None
-    fresh = BACKBONES[body]().eval()
+    fresh = BACKBONES[body]().double().eval()
     fresh.load_state_dict(result.state_dict())
-    assert close(fresh(images()), expected)
+    assert close(fresh(x), expected, tolerance=1e-9)
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
 
 

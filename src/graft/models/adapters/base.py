@@ -1,8 +1,8 @@
 """What every adapter offers, and what a backbone says of the one it carries."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -103,3 +103,8 @@ def merged(backbone: Backbone) -> Backbone:
     """A plain backbone that computes what this one does in eval mode; itself where it is plain or cannot be merged."""
     adaptation = backbone.adaptation
     return adaptation.adapter.merge(backbone) if adaptation and adaptation.adapter.mergeable else backbone
+
+
+def adapter_settings(backbone: Backbone) -> list[dict[str, Any]]:
+    """For hashes: the settings of the backbone's adapter, which its state does not tell; empty without one."""
+    return [] if backbone.adaptation is None else [asdict(backbone.adaptation.adapter)]
