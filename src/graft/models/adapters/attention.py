@@ -40,10 +40,9 @@ class OpenAttention(nn.Module):
         native = nn.MultiheadAttention(
             weight.shape[1], self.num_heads, self.dropout, bias is not None, batch_first=True, device="meta"
         )
-        native.register_parameter("in_proj_weight", self.in_proj.weight)
-        native.register_parameter("in_proj_bias", self.in_proj.bias)
-        native.out_proj.register_parameter("weight", self.out_proj.weight)
-        native.out_proj.register_parameter("bias", self.out_proj.bias)
+        native.in_proj_weight = cast(nn.Parameter, weight)
+        native.register_parameter("in_proj_bias", cast(nn.Parameter | None, bias))
+        native.out_proj.weight, native.out_proj.bias = self.out_proj.weight, self.out_proj.bias
         return native.train(self.training)
 
 
