@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
@@ -101,6 +101,15 @@ def network_outputs(network: Network, x: Tensor, cut: int) -> Outputs:
     return Outputs(logits=network.head(features), features=features)
 
 
+class Losses(NamedTuple):
+    """A batch's total loss, the weighted terms it sums up, its logits [n, k] and its labels as the view has them."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    logits: Tensor
+    y: Tensor
+
+
 class GraftModule(LightningModule):
     """Trains what one phase of a strategy says is trained.
 
@@ -179,6 +188,13 @@ class GraftModule(LightningModule):
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         """The objective's total on one batch."""
+        losses = self.training_losses(batch, batch_idx)
+        terms = losses.terms if len(losses.terms) > 1 else {}
+        self._train_tally.add({"loss": losses.total} | terms, losses.logits, losses.y)
+        return losses.total
+
+    def training_losses(self, batch: LabelledBatch, batch_idx: int) -> Losses:
+        """What the objective and the regularisers say of one batch, in its training view."""
         seed = stable_seed(self.seed, self.stage_epoch, batch_idx, self.global_rank)
         seed_global_generators(seed, self.device)  # dropout and its kind
         batch = self.view.train(batch, torch.Generator(self.device).manual_seed(seed))
@@ -186,9 +202,7 @@ class GraftModule(LightningModule):
         terms = self.objective(outputs, batch.y, self.progress)
         assert terms.keys().isdisjoint(regularisers), "a regulariser has the name of a term of the objective"
         terms = terms | regularisers
-        total = reduce(add, terms.values())
-        self._train_tally.add({"loss": total} | (terms if len(terms) > 1 else {}), outputs.logits, batch.y)
-        return total
+        return Losses(reduce(add, terms.values()), terms, outputs.logits, batch.y)
 
     def _outputs(self, batch: LabelledBatch) -> tuple[Outputs, dict[str, Tensor]]:
         """The network's outputs for a batch of training, and the regularisers' terms."""

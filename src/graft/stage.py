@@ -3,8 +3,10 @@
 import math
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,9 @@ from graft.recalibration import recalibrate
 from graft.records.files import atomic_write_json, read_json
 from graft.regularisers.base import PREFIX as REGULARISATION
 from graft.regularisers.base import Beginning, Origin, Regularisation, frozen_copy
+from graft.regularisers.sam import SAM
 from graft.seeds import stable_seed
+from graft.sharpness import SharpnessAwareModule
 from graft.strategies.engine import apply_phase, frozen_prefix, moved_groups, untouched_names
 from graft.strategies.phases import ResolvedPhase, replan
 
@@ -54,6 +58,7 @@ EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen parts are
     r"The '.*_dataloader' does not have many workers",  # data in memory is fastest without
     r"The number of training batches .* is smaller than the logging interval",
+    r"Total length of `list` across ranks is zero",  # val_fraction=0: there is nothing to validate on
     r"You're resuming from a checkpoint that ended before the epoch ended",
 )
 
@@ -266,7 +271,7 @@ def fit_phase(
             stage = replace(stage, cache=None)
     data = phase_data(stage, network, phase, inference(training, trainer, network))
     data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
-    module = GraftModule(
+    module = module_class(training)(
         network,
         training.objective,
         phase,
@@ -290,6 +295,14 @@ def fit_phase(
     if regularisation is not None:
         restore_regularisation(regularisation, checkpoint)
     return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
+
+
+def module_class(training: Training) -> Callable[..., GraftModule]:
+    """What trains a phase: with a regulariser that needs the worst point nearby, a module that goes there."""
+    for regulariser in training.regularisers.values():
+        if isinstance(regulariser, SAM):
+            return partial(SharpnessAwareModule, rho=regulariser.rho)
+    return GraftModule
 
 
 def num_epochs_before(history: list[dict[str, Any]], index: int) -> int:

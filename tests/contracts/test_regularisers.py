@@ -24,7 +24,7 @@ from graft.regularisers.base import Origin, Regulariser
 from graft.stage import Fitted, fit_stage
 
 REGULARISERS = [name for name in names("regulariser") if name != "none"]
-ON_THE_NETWORK = ("stoch_norm",)  # they add nothing to the loss
+ON_THE_NETWORK = ("stoch_norm", "sam")  # they add nothing to the loss
 
 
 def regulariser(name: str) -> Regulariser:
@@ -196,6 +196,9 @@ REFUSED = [
     ("regulariser=l2_sp", "regulariser.l2_sp.alhpa=1", "alpha"),
     ("regulariser=bss", "regulariser.bss.num_values=0", "expected 1 or more"),
     ("regulariser=lwf", "regulariser.lwf.temperature=0", "above 0"),
+    ("regulariser=sam", "regulariser.sam.rho=0", "above 0"),
+    ("regulariser=sam", "optimizer=lbfgs", "one gradient a step"),
+    ("regulariser=sam", "precision=16-mixed", "not scaled"),
 ]
 
 

@@ -61,6 +61,10 @@ def check_regularisers(config: Config) -> Iterator[str]:
             yield f"regulariser={name}: it needs the source's head, and there is none with source=none"
         if "one_label_each" in needs and mixing:
             yield f"regulariser={name}: it needs images of one class; set target.augmentation.{mixing[0]}=0"
+        if "plain_gradients" in needs and config["optimizer"]["_target_"].endswith(".LBFGS"):
+            yield f"regulariser={name}: it needs one gradient a step, and optimizer=lbfgs takes as many as it likes"
+        if "plain_gradients" in needs and config["precision"]["value"] == "16-mixed":
+            yield f"regulariser={name}: it needs gradients of a loss that is not scaled; use precision=bf16-mixed or 32"
 
 
 def check_name(config: Config) -> Iterator[str]:
@@ -257,7 +261,7 @@ def _without_memory(build: Callable[[], Any]) -> Any:
 
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that each looks at
     (check_source, ("source", "backbone", "strategy", "mapping")),
-    (check_regularisers, ("regulariser", "source", "target", "strategy")),
+    (check_regularisers, ("regulariser", "source", "target", "strategy", "optimizer", "precision")),
     (check_name, ("name",)),
     (check_features, ("features", "target")),
     (check_epochs, ("trainer", "pretrain")),

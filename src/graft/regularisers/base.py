@@ -30,6 +30,7 @@ Need = Literal[
     "layer_groups",  # in every step, the outputs of the backbone's layer groups
     "trained_features",  # some phase trains what makes the features
     "one_label_each",  # no mixture of images
+    "plain_gradients",  # an optimizer that takes one gradient a step, of a loss that is not scaled
 ]
 
 
