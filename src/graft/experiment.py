@@ -73,4 +73,5 @@ class Experiment:
     logger: Callable[[Path], Logger] | None  # run folder -> logger
     store: Path
     features_limit: int  # bytes that outputs of frozen parts may take in the store; 0: none are kept
+    cka_images: int  # of the target, on which the layer groups' outputs before and after are compared; 0: they are not
     config: dict[str, Any]  # plain and resolved, as it goes into the record

@@ -34,6 +34,7 @@ from graft.records.store import Store
 from graft.stage import Fitted, Stage, fit_stage
 from graft.strategies.plan import plan_table
 from graft.summary import describe_run
+from graft.transferred import compare_with_start
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,13 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     start = pretrain(experiment, weights, store, folder)
     network, outcome = transfer(experiment, start, store, folder)
     source_after = source_after_transfer(experiment, start, network)
+    transferred = what_was_transferred(experiment, start, network, source_after)
     baselines = {name: baseline(experiment, name, store, folder) for name in experiment.baselines}
     device = experiment.transfer.device
     record |= describe_run(
         experiment, start, outcome, source_after, baselines, network.backbone.name, describe_device(device)
     )
+    record["transferred"] = transferred
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
     show_in_logger(experiment, folder, record)
     record = end_record(record, "done")
@@ -206,6 +209,21 @@ def source_after_transfer(experiment: Experiment, start: Start, network: Network
     before.backbone.load_state_dict(state)
     before.head.load_state_dict(start.source_head)
     return evaluate(before, experiment.source, "test", experiment.pretrain.device)
+
+
+def what_was_transferred(
+    experiment: Experiment, start: Start, network: Network, source_after: dict[str, Any]
+) -> dict[str, Any]:
+    """What became of the backbone's weights (`compare_with_start`); empty where it began from scratch.
+
+    `forgotten` is what the accuracy on the source's test split lost; None where it was not measured.
+    """
+    if not start.backbone:
+        return {}
+    device, num_images = experiment.transfer.device, experiment.cka_images
+    compared = compare_with_start(network.backbone, start.backbone, experiment.target, num_images, device)
+    forgotten = start.source_scores["accuracy"] - source_after["accuracy"] if source_after else None
+    return {"forgotten": forgotten, **compared}
 
 
 def target_network(experiment: Experiment) -> Network:

@@ -49,6 +49,7 @@ def build_experiment(config: Config) -> Experiment:
         logger=make_logger(config["logger"]),
         store=Path(config["paths"]["store"]).expanduser(),
         features_limit=int(config["features"]["cache_limit_gib"] * 2**30),
+        cka_images=config["analysis"]["cka_images"],
         config=config,
     )
 

@@ -15,6 +15,7 @@ from graft.models.network import Network
 from graft.strategies.durations import Plateau
 from graft.strategies.engine import make_optimizer
 from graft.strategies.phases import Strategy
+from graft.transferred import FEWEST_IMAGES
 
 Config = dict[str, Any]
 Check = Callable[[Config], Iterator[str]]
@@ -58,6 +59,13 @@ def check_features(config: Config) -> Iterator[str]:
             f"features.augmented_views={num_views}: a fixed view is one image's own; "
             f"set target.augmentation.{mixing[0]}=0, or ask for random views (0)"
         )
+
+
+def check_analysis(config: Config) -> Iterator[str]:
+    """CKA needs a few images."""
+    num = config["analysis"]["cka_images"]
+    if num != 0 and num < FEWEST_IMAGES:
+        yield f"analysis.cka_images={num}; expected 0 (no CKA), or {FEWEST_IMAGES} or more"
 
 
 def check_epochs(config: Config) -> Iterator[str]:
@@ -209,6 +217,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_source, ("source", "backbone", "strategy", "mapping")),
     (check_name, ("name",)),
     (check_features, ("features", "target")),
+    (check_analysis, ("analysis",)),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision", "optimizer")),

@@ -60,12 +60,14 @@ SETTINGS: dict[str, Any] = {
     "baselines": dict[str, dict],
     "paths": dict,
     "features": dict,
+    "analysis": dict,
     "pretrain": dict,
 }
 INSIDE: dict[str, dict[str, Any]] = {
     "precision": {"value": Precision},
     "paths": {"data": str, "outputs": str, "store": str},
     "features": {"cache_limit_gib": float, "augmented_views": int},
+    "analysis": {"cka_images": int},
     "pretrain": {"max_epochs": int, "seed": int},
     "backbone": {"weights": str, "reinitialise": list[str]},
 }
