@@ -267,7 +267,7 @@ def feature_cache(experiment: Experiment) -> FeatureCache | None:
 
 
 def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any]) -> None:
-    """The run's settings with its real final metrics, and its confusion matrix, in the transfer stage's log."""
+    """The run's settings with its real final metrics, and pictures of its result, in the transfer stage's log."""
     if experiment.logger is None:
         return
     settings = {name: record[name] for name in ("source", "target", "backbone", "strategy", "objective", "seed")}
@@ -279,14 +279,7 @@ def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any])
     }
     if record["transfer"]:
         metrics["gain"] = record["transfer"]["gain"]
-    classes = record["classes"]
-    log_result(
-        experiment.logger(folder / "tensorboard" / "transfer"),
-        settings,
-        metrics,
-        classes["confusion"],
-        tuple(classes["names"]),
-    )
+    log_result(experiment.logger(folder / "tensorboard" / "transfer"), settings, metrics, record)
 
 
 def describe_device(device: torch.device) -> str:

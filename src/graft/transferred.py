@@ -45,7 +45,7 @@ def compare_with_start(
     changed = [bool(row["moved"] or row["buffers_moved"]) for row in groups.values()]
     num_unchanged = changed.index(True) if any(changed) else len(changed)
     images = sample_images(domain, num_images) if num_images and any(changed) else torch.empty(0)
-    similarity = dict.fromkeys(list(groups)[:num_unchanged], 1.0)
+    similarity: dict[str, float | None] = dict.fromkeys(list(groups)[:num_unchanged], 1.0)
     if len(images) >= FEWEST_IMAGES:
         similarity |= compare_outputs(before, backbone, num_unchanged, domain, images, device)
     moved, relative = distance(before.parameters(), backbone.parameters())
@@ -88,10 +88,10 @@ def norm(tensors: Sequence[Tensor]) -> float:
 
 def sample_images(domain: Domain, num_images: int) -> Tensor:
     """At most so many images, uint8 [n, c, canvas, canvas]: of val first, then of train, spread evenly over each."""
-    parts = []
+    parts: list[Tensor] = []
     for split in ("val", "train"):
         dataset = domain.datasets[split]
-        num = min(len(dataset), num_images - sum(map(len, parts)))
+        num = min(len(dataset), num_images - sum(len(part) for part in parts))
         if num:
             parts.append(dataset[np.linspace(0, len(dataset) - 1, num).round().astype(np.int64)].x)
     return torch.cat(parts)
