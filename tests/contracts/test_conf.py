@@ -28,7 +28,7 @@ def overrides_for(choice: str) -> Iterator[list[str]]:
         if name != "none":
             yield [f"target={name}"]
         return
-    with_norms = ["backbone=resnet20"] if group == "strategy" else []
+    with_norms = ["backbone=resnet20"] if group in ("strategy", "regulariser") else []
     yield [f"{group}={name}", *with_norms]
     if group in ("strategy", "objective", "optimizer", "scheduler"):
         yield [f"{group}@pretrain.{group}={name}", *with_norms]

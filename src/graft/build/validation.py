@@ -58,6 +58,7 @@ SETTINGS: dict[str, Any] = {
     "memory_format": Literal["contiguous", "channels_last", "auto"],
     "callbacks": dict[str, dict],
     "baselines": dict[str, dict],
+    "regulariser": dict[str, dict],
     "paths": dict,
     "features": dict,
     "analysis": dict,
@@ -163,8 +164,9 @@ def _groups_of_parts(config: dict[str, Any]) -> Iterator[str]:
             yield f"pretrain.{name}: is missing"
     for name, node in callbacks.items():
         yield from _part(f"callbacks.{name}", node, Part(optional=True))
-    for name, node in baselines.items():
-        yield from _part(f"baselines.{name}", node, Part())
+    for group, nodes in (("baselines", baselines), ("regulariser", _mapping(config.get("regulariser")))):
+        for name, node in nodes.items():
+            yield from _part(f"{group}.{name}", node, Part())
 
 
 def _mapping(value: Any) -> dict[str, Any]:

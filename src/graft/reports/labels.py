@@ -13,7 +13,16 @@ from graft.reports.tables import ACCURACY, finished
 SCRATCH = "scratch"
 BUDGET = ("target.labels_per_class", "target.fraction")
 # Parts of the configuration that scratch does not depend on, and the label budget.
-NOT_OF_SCRATCH = ("source", "pretrain", "strategy", "name", "backbone.weights", "backbone.reinitialise", *BUDGET)
+NOT_OF_SCRATCH = (
+    "source",
+    "pretrain",
+    "strategy",
+    "regulariser",
+    "name",
+    "backbone.weights",
+    "backbone.reinitialise",
+    *BUDGET,
+)
 COMPARED = ("preprocessing", "code", "packages", "device")  # fingerprints that budgets of one target share
 
 
@@ -62,11 +71,12 @@ def labels_needed(accuracy: float, budgets: Mapping[int, Sequence[float]]) -> La
 def scratch_curves(records: Sequence[Record]) -> dict[str, dict[int, list[float]]]:
     """By `scratch_key`: number of labels -> test accuracies from scratch, one for each seed.
 
-    They are those of the runs' scratch baselines, and of runs under the scratch strategy.
+    They are those of the runs' scratch baselines, or of runs under the scratch strategy that have none.
     """
     runs: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
     for record in finished(records):
-        scratch = record if record["strategy"] == SCRATCH else record["baselines"].get(SCRATCH)
+        plain = record["strategy"] == SCRATCH and not record["config"].get("regulariser")
+        scratch = record["baselines"].get(SCRATCH) or (record if plain else None)
         if scratch is not None and "training_labels" in record:
             runs[scratch_key(record)][record["training_labels"], record["seed"]] = scratch["metrics"][ACCURACY]
     curves: dict[str, dict[int, list[float]]] = {}
