@@ -28,7 +28,7 @@ from graft.models.network import Network, initial_weights
 from graft.models.weights import WeightsFile, load_weights, read_weights, save_weights
 from graft.numerics import settle
 from graft.outcome import Outcome, Start
-from graft.records.files import atomic_write_json
+from graft.records.files import atomic_write_json, without_nan
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
 from graft.regularisers.base import Origin
@@ -57,10 +57,10 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     transferred = what_was_transferred(experiment, start, network, source_after)
     baselines = {name: baseline(experiment, name, store, folder) for name in experiment.baselines}
     device = experiment.transfer.device
-    record |= describe_run(
+    described = describe_run(
         experiment, start, outcome, source_after, baselines, network.backbone.name, describe_device(device)
     )
-    record["transferred"] = transferred
+    record |= without_nan(described | {"transferred": transferred})
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
     show_in_logger(experiment, folder, record)
     record = end_record(record, "done")

@@ -38,8 +38,10 @@ def compare_with_start(
         between what it gives before and after. That is 1 by definition up to the first group that changed, and None
         where it is not taken or not defined.
     """
-    before = deepcopy(backbone)
+    dtype = next(backbone.parameters()).dtype
+    before = deepcopy(backbone).to(torch.get_default_dtype())  # in which a backbone is given its weights
     before.load_state_dict(start)
+    before.to(dtype)
     pairs = zip(before.layer_groups.values(), backbone.layer_groups.values(), strict=True)
     groups = {name: group_distance(*pair) for name, pair in zip(backbone.layer_groups, pairs, strict=True)}
     changed = [bool(row["moved"] or row["buffers_moved"]) for row in groups.values()]

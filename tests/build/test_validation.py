@@ -60,6 +60,7 @@ def test_the_default_is_sound(composed: Composed) -> None:
         ),
         (["baselines=[gradual_unfreeze]", "trainer.max_epochs=4"], "strategy 'gradual_unfreeze': its 5 phases need"),
         (["features.cache_limit_gib=-1"], "features.cache_limit_gib=-1; expected 0 (keep none) or more"),
+        (["analysis.cka_images=3"], "analysis.cka_images=3; expected 0 (no CKA), or 4 or more"),
         (["features.augmented_views=-1"], "features.augmented_views=-1; expected 0 (random views) or more"),
         (
             ["features.augmented_views=2", "features.cache_limit_gib=0"],

@@ -52,7 +52,7 @@ def reliability_diagram(name: str, bins: Mapping[str, Sequence[Any]]) -> Image.I
     width, total = SIDE / len(bins["samples"]), sum(bins["samples"])
     rows = zip(bins["samples"], bins["confidence"], bins["accuracy"], strict=True)
     for number, (num, confidence, accuracy) in enumerate(rows):
-        if num == 0:
+        if num == 0 or confidence is None:  # none, or not finite
             continue
         x = round(left + number * width) + 1, round(left + (number + 1) * width) - 1
         low, high = bottom - SIDE * min(confidence, accuracy), bottom - SIDE * max(confidence, accuracy)

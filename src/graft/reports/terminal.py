@@ -1,6 +1,5 @@
 """Tables for the terminal."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,8 +29,8 @@ def print_run(record: Record, folder: Path, console: Console) -> None:
     console.print()
     console.print(Text(title(record), style="bold"))
     console.print(table)
-    if groups := (record.get("transferred") or {}).get("groups"):
-        console.print(groups_table(groups))
+    if has_moved(record.get("transferred", {})):
+        console.print(groups_table(record["transferred"]["groups"]))
     for heading, text in run_warnings(record):
         print_note(heading, text, "bold yellow", console)
     console.print(Text(str(folder), style="dim"), soft_wrap=True)
@@ -62,7 +61,7 @@ def run_rows(record: Record) -> list[tuple[str, str]]:
         forgetting = "" if after is None else f" before transfer, {percent(after)} after"
         rows.append(("source accuracy", percent(record["metrics"]["source/test/accuracy"]) + forgetting))
     if "transferred" in record:
-        rows.append(("backbone moved", moving(record["transferred"])))
+        rows.append(("backbone", moving(record["transferred"])))
     rows += calibration_rows(record)
     cost = record["cost"]
     seconds = f"{cost['pretrain_seconds']:.1f} pretraining, {cost['fit_seconds']:.1f} transfer"
@@ -88,10 +87,18 @@ def passing(record: Record) -> str:
 def moving(transferred: Mapping[str, Any]) -> str:
     """How far the parameters of the backbone moved, as a share of the length that they began with."""
     if not transferred:
-        return "not compared: it began from scratch, nothing was transferred"
-    if not any(row["moved"] or row["buffers_moved"] for row in transferred["groups"].values()):
-        return "not at all"
-    return f"{share_moved(transferred['moved'], transferred['moved_relative'])} of its parameters' length"
+        return "began from scratch: nothing was transferred"
+    if transferred["moved"] is None:
+        return "moved to values that are not finite numbers"
+    if not has_moved(transferred):
+        return "is as it was transferred"
+    return f"moved by {share_moved(transferred['moved'], transferred['moved_relative'])} of its parameters' length"
+
+
+def has_moved(transferred: Mapping[str, Any]) -> bool:
+    """Whether any parameter or running statistic is not what it was."""
+    rows = transferred.get("groups", {}).values()
+    return any(row["moved"] != 0.0 or row["buffers_moved"] not in (0.0, None) for row in rows)
 
 
 def share_moved(moved: float | None, relative: float | None) -> str:
@@ -103,7 +110,7 @@ def share_moved(moved: float | None, relative: float | None) -> str:
     if moved is None:
         return ""
     if relative is None:
-        return f"{moved:.3g} from 0" if math.isfinite(moved) else "not finite"
+        return f"{moved:.3g} from 0"
     return "0" if moved == 0 else "<0.1 %" if relative < 5e-4 else percent(relative)
 
 
