@@ -55,9 +55,9 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, num_bins: int = 1
     `logits` is [n, k], `labels` [n]; the result lies in [0, 1].
     """
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
-    correct = (predicted == labels).float()
+    correct = (predicted == labels).to(confidence.dtype)
     bins = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
-    gaps = torch.zeros(num_bins).index_add_(0, bins, correct - confidence)
+    gaps = torch.zeros(num_bins, dtype=confidence.dtype).index_add_(0, bins, correct - confidence)
     return float(gaps.abs().sum() / len(labels))
 
 
@@ -84,7 +84,11 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
 def evaluate(network: Network, domain: Domain, split: str, device: torch.device) -> dict[str, Any]:
     """The scores of `network` on one split of `domain`."""
+    return scores(*predict(network, evaluation_loader(domain, split), domain.view, device))
+
+
+def evaluation_loader(domain: Domain, split: str) -> Iterable[LabelledBatch]:
+    """All samples of a split in order, in batches that pay."""
     assert domain.preprocessing is not None
     values = domain.preprocessing.channels * domain.preprocessing.size**2
-    loader = domain.loader(split, batch_size=max(domain.batch_size, BATCH_VALUES // values))
-    return scores(*predict(network, loader, domain.view, device))
+    return domain.loader(split, batch_size=max(domain.batch_size, BATCH_VALUES // values))

@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from graft.strategies.phases import ResolvedPhase, replan
 State = dict[str, Tensor]  # a network's parameters and buffers by name
 
 MONITOR = "val/accuracy"
+START = "start.ckpt"  # the network where the training of its backbone began
 GROUPS = "groups.json"  # the layer groups that `groups: auto` was found to stand for
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -68,6 +70,7 @@ class Stage:
     folder: Path
     logger: Logger | None
     cache: FeatureCache | None  # None: images go through frozen parts in every epoch
+    keep_start: bool = False  # leave the network as it was where the training of its backbone began
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
                     how = inference(training, training.plain_trainer(), network)
                     recalibrate(network.backbone, stage.domain, how)
                 solve_closed_form(stage, network, None if trains_backbone(phases[index]) else stage.cache)
+            if stage.keep_start and index == first_of_backbone(phases):
+                write_start(stage, network)
         if phases[index].trained_names and phases[index].max_epochs > 0:
             history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
         position.checkpoint = None
@@ -242,6 +247,7 @@ def fit_phase(
         stable_seed(stage.seed, "steps"),
     )
     module.cut = data.cut if isinstance(data, FeatureDomain) else 0
+    module.stage_epochs = phases[-1].first_epoch + phases[-1].max_epochs
     module.carried_state = None if phase.restart else position.optimizer
     with warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
@@ -349,6 +355,25 @@ def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Infere
 def trains_backbone(phase: ResolvedPhase) -> bool:
     """Whether the phase trains any parameter of the backbone."""
     return any(name.startswith("backbone.") for name in phase.trained_names)
+
+
+def first_of_backbone(phases: Sequence[ResolvedPhase]) -> int | None:
+    """The index of the first phase that trains a parameter of the backbone, None where none does."""
+    return next((phase.index for phase in phases if trains_backbone(phase)), None)
+
+
+def write_start(stage: Stage, network: Network) -> None:
+    """Write down the network where the training of its backbone begins."""
+    checkpoint = {"key": stage.key, "state": snapshot(network)}
+    AtomicCheckpointIO().save_checkpoint(checkpoint, stage.folder / START)
+
+
+def read_start(stage: Stage) -> State:
+    """The network's state where the training of its backbone began, of a stage that kept it."""
+    checkpoint = read_checkpoint(stage.folder / START)
+    assert checkpoint["key"] == stage.key, stage.folder
+    state: State = checkpoint["state"]
+    return state
 
 
 def num_trained(network: Network, phase: ResolvedPhase) -> int:

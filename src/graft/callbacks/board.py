@@ -1,5 +1,6 @@
 """What TensorBoard shows of a stage."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,14 @@ def named_edge(
     ImageDraw.Draw(along).text((edge.height / 2, 8), title, fill="black", font=font, anchor="mm")
     edge.paste(along.transpose(turn), (0, 0))
     return edge
+
+
+def log_curves(logger: Logger, after: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log each curve over alpha in [0, 1], at steps of its hundredths: `after/wise_ft/target/test/accuracy`."""
+    for name, result in after.items():
+        for row in result.get("curve", ()):
+            metrics = {f"after/{name}/{metric}": value for metric, value in row.items() if metric != "alpha"}
+            logger.log_metrics(metrics, step=round(100 * row["alpha"]))
 
 
 def log_result(

@@ -22,6 +22,8 @@ from graft.cli.overrides import diagnose, explain_text, first_words, groups, req
 from graft.cli.source import PRIMARY, search_path
 from graft.errors import UserError, did_you_mean
 
+SEVERAL = ("callbacks", "after")  # groups of which several may be chosen, or none: after=[]
+
 
 @contextmanager
 def hydra_application(config_dir: Path | None = None) -> Iterator[Hydra]:
@@ -184,7 +186,9 @@ def plain_config(composed: DictConfig, loader: ConfigLoader) -> dict[str, Any]:
     Raises:
         UserError: an interpolation that leads nowhere, or a baseline that is not a strategy.
     """
-    plain = _resolved(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
+    plain = {group: {} for group in SEVERAL} | _resolved(
+        OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    )
     if isinstance(plain.get("baselines"), str):
         raise UserError(f"baselines={plain['baselines']}; expected a list: baselines=[{plain['baselines']}]")
     if isinstance(plain.get("baselines"), list):
