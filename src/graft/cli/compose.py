@@ -186,9 +186,8 @@ def plain_config(composed: DictConfig, loader: ConfigLoader) -> dict[str, Any]:
     Raises:
         UserError: an interpolation that leads nowhere, or a baseline that is not a strategy.
     """
-    plain = {group: {} for group in SEVERAL} | _resolved(
-        OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    )
+    plain = _resolved(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
+    plain |= {group: {} for group in SEVERAL if group not in plain}
     if isinstance(plain.get("baselines"), str):
         raise UserError(f"baselines={plain['baselines']}; expected a list: baselines=[{plain['baselines']}]")
     if isinstance(plain.get("baselines"), list):
