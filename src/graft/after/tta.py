@@ -22,7 +22,7 @@ from graft.summary import flat_scores
 
 
 @dataclass(frozen=True)
-class TestTimeAugmentation:
+class AveragedViews:
     """Averages the softmax over the evaluation view and random ones (Krizhevsky et al., NeurIPS 2012, section 4.1).
 
     Args:
