@@ -78,7 +78,7 @@ def test_states_of_different_networks_are_refused_by_name() -> None:
     other = state(0) | {"weight": torch.zeros(4, 3), "extra": torch.zeros(1)}
     with pytest.raises(UserError, match="differ in extra, weight"):
         weighted([state(0), other], [1.0, 1.0])
-    with pytest.raises(UserError, match="differ in mask, norm.num_batches_tracked, norm.running_mean and 1 more"):
+    with pytest.raises(UserError, match=r"differ in mask, norm\.num_batches_tracked, norm\.running_mean and 1 more"):
         mean([state(0), {}])
 
 

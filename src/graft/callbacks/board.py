@@ -110,10 +110,10 @@ def named_edge(
 
 
 def log_curves(logger: Logger, after: Mapping[str, Mapping[str, Any]]) -> None:
-    """Log each curve over alpha in [0, 1], at steps of its hundredths: `after/wise_ft/target/test/accuracy`."""
+    """Log each curve over alpha in [0, 1], at steps of its hundredths: `wise_ft/target/test/accuracy`."""
     for name, result in after.items():
         for row in result.get("curve", ()):
-            metrics = {f"after/{name}/{metric}": value for metric, value in row.items() if metric != "alpha"}
+            metrics = {f"{name}/{metric}": value for metric, value in row.items() if metric != "alpha"}
             logger.log_metrics(metrics, step=round(100 * row["alpha"]))
 
 

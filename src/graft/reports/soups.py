@@ -101,7 +101,7 @@ def soup_record(
 ) -> dict[str, Any]:
     """The record of a soup: what its runs have in common, its own scores, and the cost of all runs together."""
     best, records = best_run(pot)[1], [record for _, record in pot]
-    config = in_common([record["config"] for record in records]) | {"soup": {"kind": kind}}
+    config = in_common([record["config"] for record in records]) | {"soup": kind}
     record = start_record(best["experiment"], best["seed"], config)
     same = {
         key: best[key] if all(other[key] == best[key] for other in records) else "several"

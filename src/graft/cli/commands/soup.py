@@ -31,13 +31,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders of runs, or that hold runs")
     options = parse(parser, arguments)
     from graft.reports.notes import unfinished
-    from graft.reports.soups import pots, print_soups
+    from graft.reports.soups import best_run, pots, print_soups
 
     console = make_console()
     records = find_records(options.folders)
     for status, text in unfinished(records):
         console.print(f"left out, {status}: {text}", markup=False, soft_wrap=True)
     all_pots = pots(records)
+    for pot in all_pots:
+        refuse(check(best_run(pot)[1]["config"]))
     log_to_terminal()
     for pot in all_pots:
         folder, soups = cook(pot)
@@ -55,10 +57,8 @@ def cook(pot: Sequence[tuple[Path, Any]]) -> tuple[Path, list[dict[str, Any]]]:
 
     best, record = best_run(pot)
     go_back(started_in(best))
-    config = record["config"]
-    refuse(check(config))
-    experiment = build_experiment(config)
-    outputs = Path(config["paths"]["outputs"]).expanduser()
+    experiment = build_experiment(record["config"])
+    outputs = Path(record["config"]["paths"]["outputs"]).expanduser()
     folder = new_folder(outputs / "soup", content_hash([run["id"] for _, run in pot])[:8])
     try:
         with paying_threads(experiment):
