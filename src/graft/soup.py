@@ -46,7 +46,7 @@ def make_soups(experiment: Experiment, runs: Sequence[tuple[Path, dict[str, Any]
         folder: where to write.
 
     Raises:
-        UserError: the data have changed since, there is no val split, or the weights do not fit.
+        UserError: the data have changed since, or the weights are not those of one network.
     """
     stage, network = open_kitchen(experiment, runs[0])
     states = [load_file(run / "weights" / "network.safetensors") for run, _ in runs]
@@ -65,7 +65,7 @@ def open_kitchen(experiment: Experiment, run: tuple[Path, dict[str, Any]]) -> tu
     """The network, and the stage whose data and trainer judge it, as in the run.
 
     Raises:
-        UserError: the data have changed since, or there is no val split.
+        UserError: the data have changed since.
     """
     folder, record = run
     target, backbone = experiment.target, experiment.backbone()
@@ -73,8 +73,6 @@ def open_kitchen(experiment: Experiment, run: tuple[Path, dict[str, Any]]) -> tu
     target.load(preprocessing)
     if target.fingerprint != record["fingerprints"]["target_data"]:
         raise UserError(f"{folder}: the data of target {target.name} are no longer those of the run")
-    if not target.sizes["val"]:
-        raise UserError(f"target {target.name} has no validation samples, by which the greedy soup chooses its runs")
     experiment, _ = settle(experiment, lambda: target_network(experiment), Store(experiment.store))
     network = target_network(experiment)
     if hasattr(network.mapping, "solve") and experiment.source is not None:

@@ -25,7 +25,8 @@ def pots(records: Sequence[Run]) -> list[list[Run]]:
     """The finished runs by the weights that they started from, repetitions left out; each pot holds two or more.
 
     Raises:
-        UserError: runs that differ in network or target, that started from random weights, or too few of a start.
+        UserError: runs that differ in network or target, that started from random weights or were not validated, or
+            too few of a start.
     """
     newest: dict[str, Run] = {}
     for folder, record in records:
@@ -40,6 +41,9 @@ def pots(records: Sequence[Run]) -> list[list[Run]]:
     scratch = [folder for folder, record in runs if record["fingerprints"]["weights"] is None]
     if scratch:
         raise UserError(f"{shown(scratch[0])}: started from random weights; the runs of a soup share pretrained ones")
+    unvalidated = [folder for folder, record in runs if VAL_ACCURACY not in record["metrics"]]
+    if unvalidated:
+        raise UserError(f"{shown(unvalidated[0])}: has no validation accuracy, by which the greedy soup takes its runs")
     by_start: dict[str, list[Run]] = {}
     for folder, record in runs:
         by_start.setdefault(record["fingerprints"]["weights"], []).append((folder, record))
