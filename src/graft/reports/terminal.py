@@ -55,7 +55,7 @@ def run_rows(record: Record) -> list[tuple[str, str]]:
         after = record["metrics"].get("source/test/accuracy_after_transfer")
         forgetting = "" if after is None else f" before transfer, {percent(after)} after"
         rows.append(("source accuracy", percent(record["metrics"]["source/test/accuracy"]) + forgetting))
-    rows += [(f"after: {name}", after_line(name, result, record)) for name, result in record.get("after", {}).items()]
+    rows += [(f"after: {name}", after_line(result, record)) for name, result in record.get("after", {}).items()]
     cost = record["cost"]
     seconds = f"{cost['pretrain_seconds']:.1f} pretraining, {cost['fit_seconds']:.1f} transfer"
     rows.append(("seconds", seconds + (f", {cost['baseline_seconds']:.1f} baseline" if record["baselines"] else "")))
@@ -63,7 +63,7 @@ def run_rows(record: Record) -> list[tuple[str, str]]:
     return rows
 
 
-def after_line(name: str, result: Mapping[str, Any], record: Record) -> str:
+def after_line(result: Mapping[str, Any], record: Record) -> str:
     """What a method that follows training made of the headline figures."""
     chosen = ", ".join(
         f"{key} {value:.3g}" for key, value in result.items() if isinstance(value, int | float) and key != "seconds"
@@ -71,7 +71,8 @@ def after_line(name: str, result: Mapping[str, Any], record: Record) -> str:
     before, metrics = record["metrics"], result["metrics"]
     calibration = "target/test/calibration_error"
     text = f"{percent(metrics[ACCURACY])} on test ({points(metrics[ACCURACY] - before[ACCURACY])})"
-    return f"{text}, calibration error {percent(before[calibration])} to {percent(metrics[calibration])}; {chosen}"
+    text += f", calibration error {percent(before[calibration])} to {percent(metrics[calibration])}"
+    return f"{text}; {chosen}" if chosen else text
 
 
 def passing(record: Record) -> str:
