@@ -1,7 +1,8 @@
 """One experiment, composed and validated, before anything runs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from graft.models.backbones.base import Backbone
 from graft.models.heads.base import Head
 from graft.models.mappings.base import Mapping as FeatureMapping
 from graft.objectives.supervised import Objective
+from graft.regularisers.base import Regulariser
 from graft.strategies.phases import Strategy
 from graft.strategies.schedules import Schedule
 
@@ -36,6 +38,16 @@ class Training:
     seed: int
     callbacks: Callable[[], list[Callback]]  # fresh ones for each fit
     augmented_views: int = 0  # fixed ones of each image for phases that freeze a prefix and augment; 0: random ones
+    regularisers: Mapping[str, Regulariser] = field(default_factory=dict)  # terms beside the objective's, by name
+
+    @property
+    def decaying_optimizer(self) -> Callable[..., Optimizer]:
+        """The optimizer, without weight decay where a regulariser takes its place."""
+        if not any(regulariser.replaces_weight_decay for regulariser in self.regularisers.values()):
+            return self.optimizer
+        if "weight_decay" not in getattr(self.optimizer, "keywords", {}):
+            return self.optimizer
+        return partial(self.optimizer, weight_decay=0.0)
 
     def plain_trainer(self) -> Trainer:
         """The user's trainer without anything that shows or writes: for its device and precision."""

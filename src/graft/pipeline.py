@@ -33,6 +33,7 @@ from graft.outcome import Outcome, Start
 from graft.records.files import atomic_write_json
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
+from graft.regularisers.base import Origin
 from graft.stage import Fitted, Stage, fit_stage
 from graft.strategies.plan import plan_table
 from graft.summary import describe_run
@@ -147,8 +148,8 @@ def transfer(experiment: Experiment, start: Start, store: Store, folder: Path) -
 
 def baseline(experiment: Experiment, name: str, store: Store, folder: Path) -> Outcome:
     """The same target, labels, budget and head under another strategy from scratch; trained once for all runs."""
-    training = replace(experiment.transfer, strategy=experiment.baselines[name])
-    key = stage_key(experiment, training, target_settings(experiment), experiment.target, None)
+    training = baseline_training(experiment, name)
+    key = stage_key(experiment, training, target_settings(experiment, training), experiment.target, None)
 
     def fill(entry: Path) -> None:
         _, _, outcome = fit_target(experiment, training, Start("scratch"), name, folder)
@@ -171,13 +172,29 @@ def fit_target(
     network = target_network(experiment)
     if start.backbone:
         network.backbone.load_state_dict(start.backbone)
-    key = stage_key(experiment, training, target_settings(experiment), target, start.key)
+    key = stage_key(experiment, training, target_settings(experiment, training), target, start.key)
     with open_stage(experiment, name, key, training, target, folder) as stage:
-        fitted = fit_stage(stage, network)
+        fitted = fit_stage(replace(stage, origin=origin_of(experiment, start)), network)
     outcome = score(fitted, network, target, training.device)
     network.load_state_dict(fitted.best if experiment.selection == "best_val" else fitted.last)
     say(name, target, selected(outcome, experiment)["accuracy"], outcome.seconds)
     return network, key, outcome
+
+
+def baseline_training(experiment: Experiment, name: str) -> Training:
+    """The transfer stage's training under a baseline's strategy, without the regularisers."""
+    return replace(experiment.transfer, strategy=experiment.baselines[name], regularisers={})
+
+
+def origin_of(experiment: Experiment, start: Start) -> Origin | None:
+    """The source stage that the weights come from; None where they come from elsewhere."""
+    if not start.source_head:
+        return None
+    assert experiment.source is not None
+    head = source_network(experiment, experiment.pretrain.seed).head
+    assert isinstance(head, LinearHead)
+    head.load_state_dict(start.source_head)
+    return Origin(head, experiment.source, Store(experiment.store))
 
 
 def score(fitted: Fitted, network: Network, target: Domain, device: torch.device) -> Outcome:
@@ -225,7 +242,7 @@ def after_transfer(experiment: Experiment, start: Start, network: Network, folde
     def save(name: str) -> None:
         save_weights(network, folder / "weights" / f"{name}.safetensors", preprocessing_of(target))
 
-    key = stage_key(experiment, training, target_settings(experiment), target, start.key)
+    key = stage_key(experiment, training, target_settings(experiment, training), target, start.key)
     results: dict[str, Any] = {}
     for name, method in experiment.after.items():
         started = time.monotonic()
@@ -267,7 +284,8 @@ def open_stage(
     source = experiment.source if domain is experiment.target else None
     cache = feature_cache(experiment)
     keep_start = name == "transfer" and any(method.needs_start for method in experiment.after.values())
-    yield Stage(name, key, training, domain, source, training.seed, folder / name, logger, cache, keep_start)
+    stage = Stage(name, key, training, domain, source, training.seed, folder / name, logger, cache)
+    yield replace(stage, keep_start=keep_start)
     if logger is not None:
         logger.finalize("success")
 
@@ -319,9 +337,10 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def target_settings(experiment: Experiment) -> dict[str, Any]:
+def target_settings(experiment: Experiment, training: Training) -> dict[str, Any]:
     """The plain settings that shape the target stage beside its strategy."""
-    return {name: experiment.config[name] for name in ("objective", "optimizer", "scheduler", "head", "mapping")}
+    settings = {name: experiment.config[name] for name in ("objective", "optimizer", "scheduler", "head", "mapping")}
+    return settings | {"regulariser": experiment.config["regulariser"] if training.regularisers else {}}
 
 
 def preprocessing_of(domain: Domain) -> dict[str, str]:
@@ -349,5 +368,5 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
     training = experiment.transfer
     network = target_network(experiment)
     phases = training.strategy.resolve(network, training.max_epochs)
-    settings = experiment.config["optimizer"]
+    settings = getattr(training.decaying_optimizer, "keywords", {})
     return plan_table(network, phases, settings["lr"], settings.get("weight_decay") or 0.0)

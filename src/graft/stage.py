@@ -3,8 +3,10 @@
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,12 @@ from graft.models.network import Network
 from graft.module import PREFIX, GraftModule, Span
 from graft.recalibration import recalibrate
 from graft.records.files import atomic_write_json, read_json
+from graft.regularisers.base import PREFIX as REGULARISATION
+from graft.regularisers.base import Beginning, Origin, Regularisation, frozen_copy
+from graft.regularisers.sam import SAM
 from graft.seeds import stable_seed
-from graft.strategies.engine import apply_phase, frozen_prefix, untouched_names
+from graft.sharpness import SharpnessAwareModule
+from graft.strategies.engine import apply_phase, frozen_prefix, moved_groups, untouched_names
 from graft.strategies.phases import ResolvedPhase, replan
 
 State = dict[str, Tensor]  # a network's parameters and buffers by name
@@ -52,8 +58,8 @@ EXPECTED_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own, on recent versions of torch
     r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen parts are
     r"The '.*_dataloader' does not have many workers",  # data in memory is fastest without
-    r"Total length of `list` across ranks is zero",  # a domain without validation samples
     r"The number of training batches .* is smaller than the logging interval",
+    r"Total length of `list` across ranks is zero",  # val_fraction=0: there is nothing to validate on
     r"You're resuming from a checkpoint that ended before the epoch ended",
 )
 
@@ -71,6 +77,7 @@ class Stage:
     folder: Path
     logger: Logger | None
     cache: FeatureCache | None  # None: images go through frozen parts in every epoch
+    origin: Origin | None = None  # the source stage, for regularisers; None where the weights come from elsewhere
     keep_start: bool = False  # leave the network as it was where the training of its backbone began
 
 
@@ -110,6 +117,7 @@ class Position:
     history: list[dict[str, Any]] | None = None
     optimizer: dict[str, Any] | None = None
     checkpoint: Path | None = None  # to go on from in the middle of the phase
+    regularisation: Regularisation | None = None
 
 
 @dataclass
@@ -135,6 +143,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     history = position.history or []
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
     solving = Stopwatch()
+    if training.regularisers and any(phase.trained_names for phase in phases):
+        position.regularisation = begin_regularisation(stage, network, position)
     if stage.logger is not None and not history:
         log_views(stage.logger, stage.domain, stage.seed)
     for index in range(position.phase_index, len(phases)):
@@ -197,7 +207,7 @@ def measure_groups(stage: Stage, network: Network) -> dict[str, float]:
 
 
 def go_back_to_best(stage: Stage, network: Network, phase_index: int, position: Position) -> None:
-    """Load what the network and the optimiser were after the phase's best epoch, where it had one."""
+    """Load what the network, the optimiser and the regularisers were after the phase's best epoch, where it had one."""
     path = stage.folder / BEST_OF_PHASE.format(phase_index)
     if not path.exists():  # the phase only solved a closed form
         return
@@ -205,6 +215,8 @@ def go_back_to_best(stage: Stage, network: Network, phase_index: int, position: 
     if checkpoint["stage"]["key"] == stage.key:
         network.load_state_dict(position.start | network_state(checkpoint))
         position.optimizer = checkpoint["stage"]["optimizer"]
+        if position.regularisation is not None:
+            restore_regularisation(position.regularisation, checkpoint)
 
 
 def find_position(stage: Stage, network: Network) -> Position:
@@ -218,6 +230,27 @@ def find_position(stage: Stage, network: Network) -> Position:
     if left["phase_over"]:
         return Position(start, left["phase_index"] + 1, left["history"], left["optimizer"])
     return Position(start, left["phase_index"], left["history"], None, path)
+
+
+def begin_regularisation(stage: Stage, network: Network, position: Position) -> Regularisation:
+    """The regularisers as the stage began, with what they had learned where it was left."""
+    how = inference(stage.training, stage.training.plain_trainer(), network)
+    start = frozen_copy(network, position.start)
+    regularisation = Regularisation(
+        stage.training.regularisers, Beginning(start, stage.domain, stage.origin, how, stage.seed)
+    )
+    found = read_last_checkpoint(stage.folder) if position.history else None
+    if found is not None:
+        restore_regularisation(regularisation, found[1])
+    return regularisation
+
+
+def restore_regularisation(regularisation: Regularisation, checkpoint: dict[str, Any]) -> None:
+    """Load what the regularisers had learned by then."""
+    state = checkpoint["state_dict"].items()
+    regularisation.load_state_dict(
+        {name.removeprefix(REGULARISATION): t for name, t in state if name.startswith(REGULARISATION)}
+    )
 
 
 def fit_phase(
@@ -235,29 +268,46 @@ def fit_phase(
     keep_best = index + 1 < len(phases) and phases[index + 1].start_from == "best"
     trainer = make_trainer(stage, phase, history, steps_before, untouched, keep_best)
     trainer.precision_plugin.convert_module(network)
+    regularisation = position.regularisation
+    if regularisation is not None:
+        trainer.precision_plugin.convert_module(regularisation)
+        if regularisation.starting_network and moved_prefix(network, phases, index):
+            stage = replace(stage, cache=None)
     data = phase_data(stage, network, phase, inference(training, trainer, network))
     data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
-    module = GraftModule(
+    module = module_class(training)(
         network,
         training.objective,
         phase,
-        training.optimizer,
+        training.decaying_optimizer,
         training.schedule,
         data.view,
         schedule_span(phases, index, history),
         stable_seed(stage.seed, "steps"),
+        regularisation,
     )
     module.cut = data.cut if isinstance(data, FeatureDomain) else 0
     module.stage_epochs = phases[-1].first_epoch + phases[-1].max_epochs
     module.carried_state = None if phase.restart else position.optimizer
-    with warnings.catch_warnings():
+    attached = regularisation.attached(network) if regularisation is not None else nullcontext()
+    with warnings.catch_warnings(), attached:
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
         trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
     # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
     checkpoint = read_checkpoint(stage.folder / LAST)
     network.load_state_dict(position.start | network_state(checkpoint))
+    if regularisation is not None:
+        restore_regularisation(regularisation, checkpoint)
     return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
+
+
+def module_class(training: Training) -> Callable[..., GraftModule]:
+    """What trains a phase: with a regulariser that needs the worst point nearby, a module that goes there."""
+    for regulariser in training.regularisers.values():
+        if isinstance(regulariser, SAM):
+            return partial(SharpnessAwareModule, rho=regulariser.rho)
+    return GraftModule
 
 
 def num_epochs_before(history: list[dict[str, Any]], index: int) -> int:
@@ -351,6 +401,15 @@ def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Infere
             "features.cache_limit_gib; raise that limit, or ask for fewer views"
         )
     return stage.domain if features is None else FeatureDomain(stage.domain, features, prefix.cut)
+
+
+def moved_prefix(network: Network, phases: tuple[ResolvedPhase, ...], index: int) -> bool:
+    """Whether the phase freezes leading layer groups that are not as the stage began.
+
+    The starting network cannot go on from what those make of an image.
+    """
+    frozen = list(network.named_groups())[: frozen_prefix(network, phases[index])]
+    return not moved_groups(network, phases[: index + 1]).isdisjoint(frozen)
 
 
 def trains_backbone(phase: ResolvedPhase) -> bool:

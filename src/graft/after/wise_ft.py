@@ -85,7 +85,7 @@ def starting_state(stage: Stage, network: Network) -> State:
     network.load_state_dict(read_start(stage))
     if has_head(network, phases):
         return snapshot(network)
-    training = replace(stage.training, strategy=PROBE)
+    training = replace(stage.training, strategy=PROBE, regularisers={})
     folder, key = stage.folder / "probe", content_hash([stage.key, "probe"])
     return fit_stage(replace(stage, training=training, folder=folder, key=key, keep_start=False), network).last
 

@@ -15,6 +15,7 @@ from graft.build.remember import remembered
 from graft.build.targets import arguments_of
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
+from graft.regularisers.base import Regulariser
 from graft.scores.base import Score
 from graft.strategies.phases import Strategy
 
@@ -43,6 +44,7 @@ def build_experiment(config: Config) -> Experiment:
         transfer=replace(
             make_training(config, config, config["trainer"]["max_epochs"], config["seed"]),
             augmented_views=config["features"]["augmented_views"],
+            regularisers=make_regularisers(config["regulariser"]),
         ),
         baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
         after={name: make(node) for name, node in config["after"].items()},
@@ -86,6 +88,11 @@ def make_strategy(node: Config) -> Strategy:
 def make_scores(nodes: Config) -> dict[str, Score]:
     """The transferability scores by name."""
     return {name: make(node) for name, node in nodes.items()}
+
+
+def make_regularisers(nodes: Config) -> dict[str, Regulariser]:
+    """The regularisers by name, in an order of their own: their terms are summed in it."""
+    return {name: make(nodes[name]) for name in sorted(nodes)}
 
 
 def make_callbacks(nodes: Config) -> list[Callback]:

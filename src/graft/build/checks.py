@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from graft.build.assembly import factory, make, make_domain, make_strategy, without
+from graft.build.assembly import factory, make, make_domain, make_regularisers, make_strategy, without
 from graft.build.remember import remembered
+from graft.build.targets import locate
 from graft.errors import UserError, did_you_mean
 from graft.models.network import Network
-from graft.stage import trains_backbone
+from graft.regularisers.base import Need, Regulariser
+from graft.stage import moved_prefix, trains_backbone
 from graft.strategies.durations import Plateau
 from graft.strategies.engine import make_optimizer
 
@@ -21,6 +23,7 @@ Check = Callable[[Config], Iterator[str]]
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 MONITORED = ("val/accuracy", "val/loss")
+RESERVED = ("accuracy", "loss", "cross_entropy", "least_squares")  # names in the training log
 
 
 def check_source(config: Config) -> Iterator[str]:
@@ -34,6 +37,33 @@ def check_source(config: Config) -> Iterator[str]:
         )
     if config["mapping"]["_target_"].endswith(".AlignmentMapping"):
         yield "source=none: mapping=alignment brings the target's features onto the source's and needs a source"
+
+
+def check_regularisers(config: Config) -> Iterator[str]:
+    """Each regulariser finds what it needs, and terms of the loss have names of their own."""
+    without_source = config["source"]["_target_"] is None
+    mixing = [name for name in ("mixup", "cutmix") if (config["target"].get("augmentation") or {}).get(name)]
+    for name, node in config["regulariser"].items():
+        kind: Any = locate(node["_target_"])
+        if not (isinstance(kind, type) and issubclass(kind, Regulariser)):
+            yield f"regulariser.{name}: {node['_target_']} is no regulariser"
+            continue
+        needs: frozenset[Need] = kind.needs
+        if name in RESERVED:
+            yield f"regulariser.{name}: the training log has another {name}; expected a name of its own"
+        if "source_weights" in needs and config["strategy"]["initialize"] == "scratch":
+            yield (
+                f"regulariser={name}: it keeps what was learned before, and strategy={config['strategy']['name']} "
+                "begins with random weights"
+            )
+        elif "source_head" in needs and without_source:
+            yield f"regulariser={name}: it needs the source's head, and there is none with source=none"
+        if "one_label_each" in needs and mixing:
+            yield f"regulariser={name}: it needs images of one class; set target.augmentation.{mixing[0]}=0"
+        if "plain_gradients" in needs and config["optimizer"]["_target_"].endswith(".LBFGS"):
+            yield f"regulariser={name}: it needs one gradient a step, and optimizer=lbfgs takes as many as it likes"
+        if "plain_gradients" in needs and config["precision"]["value"] == "16-mixed":
+            yield f"regulariser={name}: it needs gradients of a loss that is not scaled; use precision=bf16-mixed or 32"
 
 
 def check_name(config: Config) -> Iterator[str]:
@@ -137,6 +167,8 @@ def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
         paths += [f"after.{name}" for name in config["after"]]
     if "baselines" not in broken:
         paths += [f"baselines.{name}" for name in config["baselines"]]
+    if "regulariser" not in broken:
+        paths += [f"regulariser.{name}" for name in config["regulariser"]]
     for path in paths:
         if path.partition(".")[0] not in broken:
             node = reduce(getitem, path.split("."), config)
@@ -183,6 +215,7 @@ def _unfit_strategies(config: Config) -> Iterator[str]:
     except UserError as error:
         yield str(error)
         return
+    yield from _unfit_regularisers(config, network)
     pretrain, max_epochs = config["pretrain"], config["trainer"]["max_epochs"]
     strategies = (config["strategy"], *config["baselines"].values())
     plans = [(strategy, max_epochs, config["optimizer"]) for strategy in strategies]
@@ -204,6 +237,26 @@ def _without_way_back(config: Config) -> Iterator[str]:
     for name, node in config["after"].items():
         if make(node).needs_start:
             yield f"after.{name}: strategy {config['strategy']['name']!r} leaves the backbone as it started"
+
+
+def _unfit_regularisers(config: Config, network: Network) -> Iterator[str]:
+    try:
+        phases = make_strategy(config["strategy"]).resolve(network, config["trainer"]["max_epochs"])
+    except UserError:  # said where the strategies are tried
+        return
+    for name, regulariser in make_regularisers(config["regulariser"]).items():
+        try:
+            regulariser.check(network, phases)
+        except UserError as error:
+            yield f"regulariser={name}: {error}"
+            continue
+        if config["features"]["augmented_views"] and "starting_network" in regulariser.needs:
+            moved = [phase.name for phase in phases if phase.augment and moved_prefix(network, phases, phase.index)]
+            if moved:
+                yield (
+                    f"regulariser={name}: phase {moved[0]!r} freezes what was changed before it, so that the starting "
+                    "network must see its images; set features.augmented_views=0"
+                )
 
 
 def _for_shapes(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
@@ -231,6 +284,7 @@ def _without_memory(build: Callable[[], Any]) -> Any:
 
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that each looks at
     (check_source, ("source", "backbone", "strategy", "mapping")),
+    (check_regularisers, ("regulariser", "source", "target", "strategy", "optimizer", "precision")),
     (check_name, ("name",)),
     (check_features, ("features", "target")),
     (check_epochs, ("trainer", "pretrain")),
@@ -253,6 +307,7 @@ def check_all(config: Config, broken: Set[str]) -> Iterator[str]:
 
 def _decides_fit(config: Config) -> list[Any]:
     """All of a configuration that decides whether its strategies fit its network: no seed, no data."""
-    parts = [config[name] for name in ("backbone", "mapping", "head", "strategy", "baselines", "optimizer", "after")]
+    names = ("backbone", "mapping", "head", "strategy", "baselines", "optimizer", "regulariser", "after", "features")
+    parts = [config[name] for name in names]
     stages = [config["trainer"]["max_epochs"], without(config["pretrain"], "seed"), config["source"]["_target_"]]
     return [*parts, *stages]

@@ -59,6 +59,7 @@ SETTINGS: dict[str, Any] = {
     "callbacks": dict[str, dict],
     "after": dict[str, dict],
     "baselines": dict[str, dict],
+    "regulariser": dict[str, dict],
     "paths": dict,
     "features": dict,
     "pretrain": dict,
@@ -164,10 +165,10 @@ def _groups_of_parts(config: dict[str, Any]) -> Iterator[str]:
             yield f"pretrain.{name}: is missing"
     for name, node in callbacks.items():
         yield from _part(f"callbacks.{name}", node, Part(optional=True))
-    for name, node in after.items():
-        yield from _part(f"after.{name}", node, Part())
-    for name, node in baselines.items():
-        yield from _part(f"baselines.{name}", node, Part())
+    groups = {"after": after, "baselines": baselines, "regulariser": _mapping(config.get("regulariser"))}
+    for group, nodes in groups.items():
+        for name, node in nodes.items():
+            yield from _part(f"{group}.{name}", node, Part())
 
 
 def _mapping(value: Any) -> dict[str, Any]:

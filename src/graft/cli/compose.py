@@ -22,7 +22,7 @@ from graft.cli.overrides import diagnose, explain_text, first_words, groups, req
 from graft.cli.source import PRIMARY, search_path
 from graft.errors import UserError, did_you_mean
 
-SEVERAL = ("callbacks", "after")  # groups of which several may be chosen, or none: after=[]
+SEVERAL = ("callbacks", "after", "regulariser")  # groups of which several may be chosen, or none: after=[]
 
 
 @contextmanager

@@ -18,9 +18,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from graft.data.preprocessing import Preprocessing
-from graft.data.readers.base import nearest_path
 from graft.data.threaded import map_all
-from graft.errors import UserError, did_you_mean
+from graft.errors import UserError, did_you_mean, nearest_path
 from graft.models.backbones.base import Backbone
 from graft.records.files import atomic_write_bytes
 from graft.records.hashing import content_hash

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graft import __version__
-from graft.errors import UserError, nearest
+from graft.errors import UserError, nearest_path
 from graft.records.files import atomic_write_json, read_json
 from graft.records.hashing import content_hash
 
@@ -150,11 +150,7 @@ def record_files(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
-        siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        match = nearest(folder.name, siblings)
-        raise UserError(
-            f"{folder}: no such folder" + (f"; did you mean {str(folder.parent / match)!r}?" if match else "")
-        )
+        raise UserError(f"{folder}: no such folder{nearest_path(folder)}")
     paths = sorted(path for path in folder.rglob(RECORD) if path.is_file())
     if not paths:
         raise UserError(f"{folder}: no {RECORD} in it or below it")
