@@ -24,7 +24,7 @@ from graft.features import FeatureCache
 from graft.models.network import Network
 from graft.records.store import Store, size_of
 from graft.seeds import stable_seed
-from graft.stage import Fitted, fit_stage
+from graft.stage import Fitted, fit_stage, read_start
 from graft.strategies.phases import Strategy
 from graft.strategies.schedules import Constant, Cosine, OneCycle, Schedule, Step
 
@@ -169,6 +169,21 @@ def test_averaged_weights_leave_what_is_frozen_as_it_is(tmp_path: Path, domain: 
     fitted = averaged(tmp_path, domain, "linear_probe", by)
     start = network("resnet20").backbone.state_dict()
     assert all(torch.equal(fitted.last[f"backbone.{name}"], tensor) for name, tensor in start.items())
+
+
+def test_the_start_of_the_backbone_is_kept_over_an_interruption(tmp_path: Path, domain: Domain) -> None:
+    def start(folder: Path, *callbacks: Callback) -> dict[str, torch.Tensor]:
+        kept = replace(stage(folder, domain, training("lp_ft", 4, callbacks=callbacks)), keep_start=True)
+        fit_stage(kept, network("resnet20"))
+        return read_start(kept)
+
+    undisturbed = start(tmp_path / "a")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        start(tmp_path / "b", Interrupt(3))
+    assert equal(undisturbed, start(tmp_path / "b"))
+    before = network("resnet20").state_dict()
+    moved = {name for name, tensor in before.items() if not torch.equal(undisturbed[name], tensor)}
+    assert moved == {"head.linear.weight", "head.linear.bias"}
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path: Path, domain: Domain) -> None:
