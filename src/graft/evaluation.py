@@ -114,7 +114,11 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
 def evaluate(network: Network, domain: Domain, split: str, device: torch.device) -> dict[str, Any]:
     """The scores of `network` on one split of `domain`."""
+    return scores(*predict(network, evaluation_loader(domain, split), domain.view, device))
+
+
+def evaluation_loader(domain: Domain, split: str) -> Iterable[LabelledBatch]:
+    """All samples of a split in order, in batches that pay."""
     assert domain.preprocessing is not None
     values = domain.preprocessing.channels * domain.preprocessing.size**2
-    loader = domain.loader(split, batch_size=max(domain.batch_size, BATCH_VALUES // values))
-    return scores(*predict(network, loader, domain.view, device))
+    return domain.loader(split, batch_size=max(domain.batch_size, BATCH_VALUES // values))

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from graft.callbacks.board import log_result
+from graft.after.base import Finished
+from graft.callbacks.board import log_curves, log_result
 from graft.data.domain import Domain
 from graft.data.preprocessing import Preprocessing
+from graft.errors import UserError
 from graft.evaluation import evaluate
 from graft.experiment import Experiment, Training
 from graft.features import FeatureCache
@@ -55,12 +57,13 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     network, outcome = transfer(experiment, start, store, folder)
     source_after = source_after_transfer(experiment, start, network)
     transferred = what_was_transferred(experiment, start, network, source_after)
+    after = after_transfer(experiment, start, network, folder)
     baselines = {name: baseline(experiment, name, store, folder) for name in experiment.baselines}
     device = experiment.transfer.device
     described = describe_run(
         experiment, start, outcome, source_after, baselines, network.backbone.name, describe_device(device)
     )
-    record |= without_nan(described | {"transferred": transferred})
+    record |= without_nan(described | {"transferred": transferred, "after": after})
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
     show_in_logger(experiment, folder, record)
     record = end_record(record, "done")
@@ -86,6 +89,9 @@ def load_domains(experiment: Experiment) -> WeightsFile | None:
     experiment.target.load(preprocessing)
     if experiment.source is not None:
         experiment.source.load(preprocessing)
+    need_val = [f"after.{name}" for name, method in experiment.after.items() if method.needs_val]
+    if need_val and not experiment.target.sizes["val"]:
+        raise UserError(f"{need_val[0]}: needs validation samples, and target {experiment.target.name} has none")
     return weights
 
 
@@ -243,6 +249,27 @@ def what_was_transferred(
     return {"forgotten": forgotten, **compared}
 
 
+def after_transfer(experiment: Experiment, start: Start, network: Network, folder: Path) -> dict[str, Any]:
+    """What each method of `after` came to, by name; the network is left as it was."""
+    target, training = experiment.target, experiment.transfer
+
+    def source_accuracy(network: Network) -> float | None:
+        return source_after_transfer(experiment, start, network).get("accuracy")
+
+    def save(name: str) -> None:
+        save_weights(network, folder / "weights" / f"{name}.safetensors", preprocessing_of(target))
+
+    key = stage_key(experiment, training, target_settings(experiment, training), target, start.key)
+    results: dict[str, Any] = {}
+    for name, method in experiment.after.items():
+        started = time.monotonic()
+        with open_stage(experiment, "transfer", key, training, target, folder) as stage:
+            results[name] = method(Finished(replace(stage, logger=None), network, source_accuracy, save))
+        results[name]["seconds"] = time.monotonic() - started
+        say(name, target, results[name]["metrics"]["target/test/accuracy"], results[name]["seconds"])
+    return results
+
+
 def target_network(experiment: Experiment) -> Network:
     """Backbone, mapping and head with the weights that the seed gives each of them, whatever the others are."""
     seed = experiment.transfer.seed
@@ -273,7 +300,9 @@ def open_stage(
     logger = experiment.logger(folder / "tensorboard" / name) if experiment.logger else None
     source = experiment.source if domain is experiment.target else None
     cache = feature_cache(experiment)
-    yield Stage(name, key, training, domain, source, training.seed, folder / name, logger, cache)
+    keep_start = name == "transfer" and any(method.needs_start for method in experiment.after.values())
+    stage = Stage(name, key, training, domain, source, training.seed, folder / name, logger, cache)
+    yield replace(stage, keep_start=keep_start)
     if logger is not None:
         logger.finalize("success")
 
@@ -296,7 +325,11 @@ def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any])
     }
     if record["transfer"]:
         metrics["gain"] = record["transfer"]["gain"]
-    log_result(experiment.logger(folder / "tensorboard" / "transfer"), settings, metrics, record)
+    for name, result in record["after"].items():
+        metrics |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
+    logger = experiment.logger(folder / "tensorboard" / "transfer")
+    log_curves(logger, record["after"])
+    log_result(logger, settings, metrics, record)
 
 
 def describe_device(device: torch.device) -> str:

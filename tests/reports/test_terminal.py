@@ -194,3 +194,16 @@ def test_a_pipe_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_console(io.StringIO()).width == PLAIN_WIDTH
     monkeypatch.setenv("COLUMNS", "90")
     assert make_console(io.StringIO()).width == 90
+
+
+def test_what_followed_training_is_compared_with_the_headline_figures() -> None:
+    record = done(0.914, 0.862)
+    record["metrics"]["target/test/calibration_error"] = 0.05
+    metrics = {"target/test/accuracy": 0.921, "target/test/calibration_error": 0.031}
+    record["after"] = {
+        "wise_ft": {"metrics": metrics, "alpha": 0.4, "curve": [], "seconds": 1.0},
+        "own": {"metrics": metrics},
+    }
+    figures = "92.1 % on test (+0.7 points), calibration error 5.0 % to 3.1 %"
+    found = [line for line in printed_run(record, width=120) if line.startswith("after")]
+    assert found == [f"after: wise_ft      {figures}; alpha 0.4", f"after: own          {figures}"]

@@ -47,6 +47,7 @@ def build_experiment(config: Config) -> Experiment:
             regularisers=make_regularisers(config["regulariser"]),
         ),
         baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
+        after={name: make(node) for name, node in config["after"].items()},
         selection=config["selection"],
         logger=make_logger(config["logger"]),
         store=Path(config["paths"]["store"]).expanduser(),

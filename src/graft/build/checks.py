@@ -14,10 +14,9 @@ from graft.build.targets import locate
 from graft.errors import UserError, did_you_mean
 from graft.models.network import Network
 from graft.regularisers.base import Need, Regulariser
-from graft.stage import moved_prefix
+from graft.stage import moved_prefix, trains_backbone
 from graft.strategies.durations import Plateau
 from graft.strategies.engine import make_optimizer
-from graft.strategies.phases import Strategy
 from graft.transferred import FEWEST_IMAGES
 
 Config = dict[str, Any]
@@ -117,7 +116,7 @@ def check_monitors(config: Config) -> Iterator[str]:
     strategies = {"strategy": config["strategy"], "pretrain.strategy": config["pretrain"]["strategy"]}
     strategies |= {f"baselines.{name}": node for name, node in config["baselines"].items()}
     for path, node in strategies.items():
-        strategy = _strategy(node)
+        strategy = _accepted(make_strategy, node)
         phases = strategy.parsed if strategy is not None else ()
         plateaus = {f"{path}.{phase.name}": phase.until for phase in phases if isinstance(phase.until, Plateau)}
         monitors |= {f"{where}: plateau.monitor": plateau.monitor for where, plateau in plateaus.items()}
@@ -129,6 +128,19 @@ def check_monitors(config: Config) -> Iterator[str]:
     needs_val = [*monitors, *(["selection=best_val"] if config["selection"] == "best_val" else [])]
     if needs_val and config["target"].get("val_fraction") == 0:
         yield f"target.val_fraction=0: {needs_val[0]} needs validation samples"
+
+
+def check_after(config: Config) -> Iterator[str]:
+    """What comes after training finds what it needs: validation samples, weights to go back to."""
+    for name, node in config["after"].items():
+        method = _accepted(make, node)
+        if method is None:
+            continue
+        if method.needs_val and config["target"].get("val_fraction") == 0:
+            yield f"target.val_fraction=0: after.{name} needs validation samples"
+        strategy = config["strategy"]
+        if method.needs_start and strategy["initialize"] == "scratch":
+            yield f"after.{name}: strategy {strategy['name']!r} starts from random weights, nothing to go back to"
 
 
 def check_device(config: Config) -> Iterator[str]:
@@ -159,6 +171,8 @@ def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
     """Each part that does not accept its own values."""
     stage = ("strategy", "objective", "scheduler")
     paths = ["source", "target", *stage, *(f"pretrain.{name}" for name in stage), "backbone"]
+    if "after" not in broken:
+        paths += [f"after.{name}" for name in config["after"]]
     if "baselines" not in broken:
         paths += [f"baselines.{name}" for name in config["baselines"]]
     if "regulariser" not in broken:
@@ -193,10 +207,10 @@ def _user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
-def _strategy(node: Config) -> Strategy | None:
-    """The strategy, None where it is refused; `refused_parts` says why."""
+def _accepted(maker: Callable[[Config], Any], node: Config) -> Any:
+    """The part, None where it is refused; `refused_parts` says why."""
     try:
-        return make_strategy(node)
+        return maker(node)
     except Exception as error:
         if _user_error(error) is None:
             raise
@@ -217,11 +231,20 @@ def _unfit_strategies(config: Config) -> Iterator[str]:
         plans.append((pretrain["strategy"], pretrain["max_epochs"], pretrain["optimizer"]))
     for strategy, max_epochs, optimizer in plans:
         try:
-            for phase in make_strategy(strategy).resolve(network, max_epochs):
+            phases = make_strategy(strategy).resolve(network, max_epochs)
+            if strategy is config["strategy"] and not any(map(trains_backbone, phases)):
+                yield from _without_way_back(config)
+            for phase in phases:
                 if phase.trained_names:
                     make_optimizer(network, phase, _for_shapes(factory(optimizer)))
         except ValueError as error:  # ours, or the optimizer's about a value it does not take
             yield str(error) if isinstance(error, UserError) else f"optimizer: {error}"
+
+
+def _without_way_back(config: Config) -> Iterator[str]:
+    for name, node in config["after"].items():
+        if make(node).needs_start:
+            yield f"after.{name}: strategy {config['strategy']['name']!r} leaves the backbone as it started"
 
 
 def _unfit_regularisers(config: Config, network: Network) -> Iterator[str]:
@@ -276,6 +299,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision", "optimizer")),
+    (check_after, ("after", "strategy", "target")),
 )
 
 
@@ -292,9 +316,7 @@ def check_all(config: Config, broken: Set[str]) -> Iterator[str]:
 
 def _decides_fit(config: Config) -> list[Any]:
     """All of a configuration that decides whether its strategies fit its network: no seed, no data."""
-    parts = [
-        config[name]
-        for name in ("backbone", "mapping", "head", "strategy", "baselines", "optimizer", "regulariser", "features")
-    ]
+    names = ("backbone", "mapping", "head", "strategy", "baselines", "optimizer", "regulariser", "after", "features")
+    parts = [config[name] for name in names]
     stages = [config["trainer"]["max_epochs"], without(config["pretrain"], "seed"), config["source"]["_target_"]]
     return [*parts, *stages]

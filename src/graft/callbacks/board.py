@@ -109,6 +109,14 @@ def named_edge(
     return edge
 
 
+def log_curves(logger: Logger, after: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log each curve over alpha in [0, 1], at steps of its hundredths: `wise_ft/target/test/accuracy`."""
+    for name, result in after.items():
+        for row in result.get("curve", ()):
+            metrics = {f"{name}/{metric}": value for metric, value in row.items() if metric != "alpha"}
+            logger.log_metrics(metrics, step=round(100 * row["alpha"]))
+
+
 def log_result(
     logger: Logger, hyperparameters: dict[str, Any], metrics: dict[str, float], record: Mapping[str, Any]
 ) -> None:

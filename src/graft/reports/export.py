@@ -51,6 +51,8 @@ def csv_row(run: str, record: Record, names: Sequence[str]) -> dict[str, Any]:
     line |= record["metrics"]
     for name, baseline in record["baselines"].items():
         line |= {f"{name}/{metric}": value for metric, value in baseline["metrics"].items()}
+    for name, result in record.get("after", {}).items():
+        line |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
     line |= {"gain": record["transfer"].get("gain")} | transferred_columns(record)
     return line | record["cost"] | record["fingerprints"]
 

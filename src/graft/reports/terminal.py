@@ -63,11 +63,24 @@ def run_rows(record: Record) -> list[tuple[str, str]]:
     if "transferred" in record:
         rows.append(("backbone", moving(record["transferred"])))
     rows += calibration_rows(record)
+    rows += [(f"after: {name}", after_line(result, record)) for name, result in record.get("after", {}).items()]
     cost = record["cost"]
     seconds = f"{cost['pretrain_seconds']:.1f} pretraining, {cost['fit_seconds']:.1f} transfer"
     rows.append(("seconds", seconds + (f", {cost['baseline_seconds']:.1f} baseline" if record["baselines"] else "")))
     rows.append(("parameters trained", f"{cost['trainable_parameters']:,} of {cost['num_parameters']:,}"))
     return rows
+
+
+def after_line(result: Mapping[str, Any], record: Record) -> str:
+    """What a method that follows training made of the headline figures."""
+    chosen = ", ".join(
+        f"{key} {value:.3g}" for key, value in result.items() if isinstance(value, int | float) and key != "seconds"
+    )
+    before, metrics = record["metrics"], result["metrics"]
+    calibration = "target/test/calibration_error"
+    text = f"{percent(metrics[ACCURACY])} on test ({points(metrics[ACCURACY] - before[ACCURACY])})"
+    text += f", calibration error {percent(before[calibration])} to {percent(metrics[calibration])}"
+    return f"{text}; {chosen}" if chosen else text
 
 
 def passing(record: Record) -> str:
