@@ -139,6 +139,50 @@ def test_scratch_is_its_own_baseline(record_of: Run) -> None:
     assert again["baselines"]["scratch"]["history"] == record["history"]
 
 
+def test_frozen_layer_groups_are_exactly_as_they_were_transferred(record_of: Run) -> None:
+    found = record_of("strategy=last_stage", "backbone=resnet20", "baselines=[]")["transferred"]
+    *frozen, last = found["groups"].values()
+    assert {(row["moved"], row["buffers_moved"], row["cka"]) for row in frozen} == {(0.0, 0.0, 1.0)}
+    assert 0 < last["moved"] == pytest.approx(found["moved"])
+    assert last["buffers_moved"] > 0
+    assert 0 <= last["cka"] < 1
+    assert found["images"] == 60
+    assert found["forgotten"] is not None
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_linear_probe_leaves_the_backbone_as_it_was_in_any_precision(record_of: Run, precision: str) -> None:
+    found = record_of("strategy=linear_probe", f"precision={precision}", "baselines=[]")["transferred"]
+    assert {(row["moved"], row["cka"]) for row in found["groups"].values()} == {(0.0, 1.0)}
+    assert (found["forgotten"], found["images"]) == (0.0, 0)
+
+
+def test_the_start_is_what_transfer_starts_from_and_the_end_what_is_kept(record_of: Run) -> None:
+    first = record_of("baselines=[]")
+    second = record_of("source=none", f"backbone.weights={first['folder']}", "baselines=[]", "analysis.cka_images=0")
+    before, after = (load_file(run["folder"] / "weights" / "backbone.safetensors") for run in (first, second))
+    for name, row in second["transferred"]["groups"].items():
+        squares = [float((after[key] - before[key]).double().square().sum()) for key in after if key.startswith(name)]
+        assert row["moved"] == pytest.approx(sum(squares) ** 0.5, rel=1e-5)
+        assert row["cka"] is None
+    assert second["transferred"]["forgotten"] is None
+
+
+def test_from_scratch_nothing_is_transferred(record_of: Run) -> None:
+    record = record_of("strategy=scratch")
+    assert record["transferred"] == {}
+    assert record["reliability"] == record["baselines"]["scratch"]["reliability"]
+    assert sum(record["reliability"]["samples"]) == 30
+    assert record["training_labels"] == 48
+
+
+def test_a_diverged_run_is_whole(record_of: Run) -> None:
+    record = record_of("optimizer.lr=1e30", "logger=tensorboard", "baselines=[]")
+    assert record["status"] == "done"
+    assert record["transferred"]["moved"] is None
+    assert record["transferred"]["groups"]["stage3"]["cka"] is None
+
+
 def test_weights_of_an_earlier_run_are_a_start(record_of: Run) -> None:
     first = record_of("baselines=[]")
     second = record_of("source=none", f"backbone.weights={first['folder']}", "strategy=linear_probe", "baselines=[]")
@@ -189,6 +233,7 @@ def test_what_cannot_be_merged_leaves_no_plain_backbone(record_of: Run, adapter:
     "overrides",
     [
         ("adapter=vera", "strategy=gradual_unfreeze", "precision=bf16-true"),
+        ("adapter=lora", "after=[temperature,tta]", "callbacks=swa", "target.augmentation.crop_padding=2"),
         ("adapter=oft", "strategy=surgical_auto", "precision=64-true"),
         ("adapter=rslora", "strategy=lp_ft", "head=ridge"),
         ("adapter=dora", "strategy=discriminative", "callbacks=ema", "precision=bf16-mixed"),

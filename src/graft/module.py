@@ -140,6 +140,7 @@ class GraftModule(LightningModule):
         self.span = span
         self.seed = seed
         self.cut = 0  # layer groups of the backbone that the data have been through
+        self.stage_epochs = span.epochs  # the most that the stage has, over all phases
         self.carried_state: dict[str, Any] | None = None
         self._train_tally = Tally()
         self._val_tally = Tally()

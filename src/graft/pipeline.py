@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from graft.callbacks.board import log_result
+from graft.after.base import Finished
+from graft.callbacks.board import log_curves, log_result
 from graft.data.domain import Domain
 from graft.data.preprocessing import Preprocessing
+from graft.errors import UserError
 from graft.evaluation import evaluate
 from graft.experiment import Experiment, Training
 from graft.features import FeatureCache
@@ -30,13 +32,14 @@ from graft.models.network import Network, initial_weights
 from graft.models.weights import ADAPTER_FILE, RUN_FILE, WeightsFile, load_weights, read_weights, save_weights
 from graft.numerics import settle
 from graft.outcome import Outcome, Start
-from graft.records.files import atomic_write_json
+from graft.records.files import atomic_write_json, without_nan
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
 from graft.regularisers.base import Origin
 from graft.stage import Fitted, Stage, fit_stage, num_trained
 from graft.strategies.plan import plan_table
 from graft.summary import describe_adapter, describe_run
+from graft.transferred import compare_with_start
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +58,14 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     start = pretrain(experiment, weights, store, folder)
     network, outcome = transfer(experiment, start, store, folder)
     source_after = source_after_transfer(experiment, start, network)
+    transferred = what_was_transferred(experiment, start, network, source_after)
+    after = after_transfer(experiment, start, network, folder)
     baselines = {name: baseline(experiment, name, store, folder) for name in experiment.baselines}
     device = experiment.transfer.device
-    record |= describe_run(
+    described = describe_run(
         experiment, start, outcome, source_after, baselines, network.backbone.name, describe_device(device)
     )
+    record |= without_nan(described | {"transferred": transferred, "after": after})
     record["adapter"] = describe_adapter(network, outcome.trainable_parameters)
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
     show_in_logger(experiment, folder, record)
@@ -86,6 +92,9 @@ def load_domains(experiment: Experiment) -> WeightsFile | None:
     experiment.target.load(preprocessing)
     if experiment.source is not None:
         experiment.source.load(preprocessing)
+    need_val = [f"after.{name}" for name, method in experiment.after.items() if method.needs_val]
+    if need_val and not experiment.target.sizes["val"]:
+        raise UserError(f"{need_val[0]}: needs validation samples, and target {experiment.target.name} has none")
     return weights
 
 
@@ -182,11 +191,9 @@ def fit_target(
     network = target_network(experiment)
     if start.backbone:
         network.backbone.load_state_dict(start.backbone)
-    settings = target_settings(experiment, training)
     if adapter is not None:
         network = adapted(experiment, network, adapter)
-        settings["adapter"] = experiment.config["adapter"]
-    key = stage_key(experiment, training, settings, target, start.key)
+    key = stage_key(experiment, training, target_settings(experiment, training, adapter), target, start.key)
     with open_stage(experiment, name, key, training, target, folder) as stage:
         fitted = fit_stage(replace(stage, origin=origin_of(experiment, start)), network)
     outcome = score(fitted, network, target, training.device)
@@ -250,6 +257,46 @@ def source_after_transfer(experiment: Experiment, start: Start, network: Network
     return evaluate(before, experiment.source, "test", experiment.pretrain.device)
 
 
+def what_was_transferred(
+    experiment: Experiment, start: Start, network: Network, source_after: dict[str, Any]
+) -> dict[str, Any]:
+    """What became of the backbone's weights (`compare_with_start`).
+
+    Empty where it began from scratch, and where an adapter that cannot be merged leaves no plain weights to compare.
+    `forgotten` is what the accuracy on the source's test split lost; None where it was not measured.
+    """
+    backbone = merged(network.backbone)
+    if not start.backbone or backbone.adaptation is not None:
+        return {}
+    device, num_images = experiment.transfer.device, experiment.cka_images
+    compared = compare_with_start(backbone, start.backbone, experiment.target, num_images, device)
+    forgotten = start.source_scores["accuracy"] - source_after["accuracy"] if source_after else None
+    return {"forgotten": forgotten, **compared}
+
+
+def after_transfer(experiment: Experiment, start: Start, network: Network, folder: Path) -> dict[str, Any]:
+    """What each method of `after` came to, by name; the network is left as it was."""
+    target, training = experiment.target, experiment.transfer
+
+    def source_accuracy(network: Network) -> float | None:
+        return source_after_transfer(experiment, start, network).get("accuracy")
+
+    def save(name: str) -> None:
+        plain = Network(merged(network.backbone), network.mapping, network.head)
+        save_weights(plain, folder / "weights" / f"{name}.safetensors", preprocessing_of(target))
+
+    settings = target_settings(experiment, training, experiment.adapter)
+    key = stage_key(experiment, training, settings, target, start.key)
+    results: dict[str, Any] = {}
+    for name, method in experiment.after.items():
+        started = time.monotonic()
+        with open_stage(experiment, "transfer", key, training, target, folder) as stage:
+            results[name] = method(Finished(replace(stage, logger=None), network, source_accuracy, save))
+        results[name]["seconds"] = time.monotonic() - started
+        say(name, target, results[name]["metrics"]["target/test/accuracy"], results[name]["seconds"])
+    return results
+
+
 def target_network(experiment: Experiment) -> Network:
     """Backbone, mapping and head with the weights that the seed gives each of them, whatever the others are."""
     seed = experiment.transfer.seed
@@ -294,7 +341,9 @@ def open_stage(
     logger = experiment.logger(folder / "tensorboard" / name) if experiment.logger else None
     source = experiment.source if domain is experiment.target else None
     cache = feature_cache(experiment)
-    yield Stage(name, key, training, domain, source, training.seed, folder / name, logger, cache)
+    keep_start = name == "transfer" and any(method.needs_start for method in experiment.after.values())
+    stage = Stage(name, key, training, domain, source, training.seed, folder / name, logger, cache)
+    yield replace(stage, keep_start=keep_start)
     if logger is not None:
         logger.finalize("success")
 
@@ -305,7 +354,7 @@ def feature_cache(experiment: Experiment) -> FeatureCache | None:
 
 
 def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any]) -> None:
-    """The run's settings with its real final metrics, and its confusion matrix, in the transfer stage's log."""
+    """The run's settings with its real final metrics, and pictures of its result, in the transfer stage's log."""
     if experiment.logger is None:
         return
     settings = {name: record[name] for name in ("source", "target", "backbone", "strategy", "objective", "seed")}
@@ -318,14 +367,11 @@ def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any])
     }
     if record["transfer"]:
         metrics["gain"] = record["transfer"]["gain"]
-    classes = record["classes"]
-    log_result(
-        experiment.logger(folder / "tensorboard" / "transfer"),
-        settings,
-        metrics,
-        classes["confusion"],
-        tuple(classes["names"]),
-    )
+    for name, result in record["after"].items():
+        metrics |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
+    logger = experiment.logger(folder / "tensorboard" / "transfer")
+    log_curves(logger, record["after"])
+    log_result(logger, settings, metrics, record)
 
 
 def describe_device(device: torch.device) -> str:
@@ -344,10 +390,11 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def target_settings(experiment: Experiment, training: Training) -> dict[str, Any]:
+def target_settings(experiment: Experiment, training: Training, adapter: Adapter | None = None) -> dict[str, Any]:
     """The plain settings that shape the target stage beside its strategy."""
     settings = {name: experiment.config[name] for name in ("objective", "optimizer", "scheduler", "head", "mapping")}
-    return settings | {"regulariser": experiment.config["regulariser"] if training.regularisers else {}}
+    settings |= {"regulariser": experiment.config["regulariser"] if training.regularisers else {}}
+    return settings | ({} if adapter is None else {"adapter": experiment.config["adapter"]})
 
 
 def preprocessing_of(domain: Domain) -> dict[str, str]:

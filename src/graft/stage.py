@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -49,6 +49,7 @@ from graft.strategies.phases import ResolvedPhase, replan
 State = dict[str, Tensor]  # a network's parameters and buffers by name
 
 MONITOR = "val/accuracy"
+START = "start.ckpt"  # the network where the training of its backbone began
 GROUPS = "groups.json"  # the layer groups that `groups: auto` was found to stand for
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -77,6 +78,7 @@ class Stage:
     logger: Logger | None
     cache: FeatureCache | None  # None: images go through frozen parts in every epoch
     origin: Origin | None = None  # the source stage, for regularisers; None where the weights come from elsewhere
+    keep_start: bool = False  # leave the network as it was where the training of its backbone began
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
                     how = inference(training, training.plain_trainer(), network)
                     recalibrate(network.backbone, stage.domain, how)
                 solve_closed_form(stage, network, None if trains_backbone(phases[index]) else stage.cache)
+            if stage.keep_start and index == first_of_backbone(phases):
+                write_start(stage, network)
         if phases[index].trained_names and phases[index].max_epochs > 0:
             history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
         position.checkpoint = None
@@ -283,6 +287,7 @@ def fit_phase(
         regularisation,
     )
     module.cut = data.cut if isinstance(data, FeatureDomain) else 0
+    module.stage_epochs = phases[-1].first_epoch + phases[-1].max_epochs
     module.carried_state = None if phase.restart else position.optimizer
     attached = regularisation.attached(network) if regularisation is not None else nullcontext()
     with warnings.catch_warnings(), attached:
@@ -410,6 +415,25 @@ def moved_prefix(network: Network, phases: tuple[ResolvedPhase, ...], index: int
 def trains_backbone(phase: ResolvedPhase) -> bool:
     """Whether the phase trains any parameter of the backbone."""
     return any(name.startswith("backbone.") for name in phase.trained_names)
+
+
+def first_of_backbone(phases: Sequence[ResolvedPhase]) -> int | None:
+    """The index of the first phase that trains a parameter of the backbone, None where none does."""
+    return next((phase.index for phase in phases if trains_backbone(phase)), None)
+
+
+def write_start(stage: Stage, network: Network) -> None:
+    """Write down the network where the training of its backbone begins."""
+    checkpoint = {"key": stage.key, "state": snapshot(network)}
+    AtomicCheckpointIO().save_checkpoint(checkpoint, stage.folder / START)
+
+
+def read_start(stage: Stage) -> State:
+    """The network's state where the training of its backbone began, of a stage that kept it."""
+    checkpoint = read_checkpoint(stage.folder / START)
+    assert checkpoint["key"] == stage.key, stage.folder
+    state: State = checkpoint["state"]
+    return state
 
 
 def num_trained(network: Network, phase: ResolvedPhase) -> int:

@@ -61,6 +61,7 @@ def test_the_default_is_sound(composed: Composed) -> None:
         ),
         (["baselines=[gradual_unfreeze]", "trainer.max_epochs=4"], "strategy 'gradual_unfreeze': its 5 phases need"),
         (["features.cache_limit_gib=-1"], "features.cache_limit_gib=-1; expected 0 (keep none) or more"),
+        (["analysis.cka_images=3"], "analysis.cka_images=3; expected 0 (no CKA), or 4 or more"),
         (["features.augmented_views=-1"], "features.augmented_views=-1; expected 0 (random views) or more"),
         (
             ["features.augmented_views=2", "features.cache_limit_gib=0"],
@@ -85,6 +86,7 @@ def test_the_default_is_sound(composed: Composed) -> None:
             "strategy 'linear_probe': it trains nothing that adapter=lora brings (in stem, stage1, stage2, stage3)",
         ),
         (["adapter=vera", "strategy=surgical"], "strategy 'surgical': it trains nothing that adapter=vera brings (in"),
+        (["adapter=lora", "after=wise_ft"], "after.wise_ft: the line between two states of an adapter is none between"),
         (["adapter=dora", "memory_format=auto"], "adapter=dora: memory_format=auto: not with it; use memory_format="),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -49,10 +49,12 @@ def build_experiment(config: Config) -> Experiment:
             regularisers=make_regularisers(config["regulariser"]),
         ),
         baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
+        after={name: make(node) for name, node in config["after"].items()},
         selection=config["selection"],
         logger=make_logger(config["logger"]),
         store=Path(config["paths"]["store"]).expanduser(),
         features_limit=int(config["features"]["cache_limit_gib"] * 2**30),
+        cka_images=config["analysis"]["cka_images"],
         config=config,
     )
 

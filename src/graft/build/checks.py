@@ -22,10 +22,10 @@ from graft.build.targets import locate
 from graft.errors import UserError, did_you_mean
 from graft.models.network import Network
 from graft.regularisers.base import Need, Regulariser
-from graft.stage import moved_prefix
+from graft.stage import moved_prefix, trains_backbone
 from graft.strategies.durations import Plateau
 from graft.strategies.engine import make_optimizer
-from graft.strategies.phases import Strategy
+from graft.transferred import FEWEST_IMAGES
 
 Config = dict[str, Any]
 Check = Callable[[Config], Iterator[str]]
@@ -112,6 +112,19 @@ def check_adapter(config: Config) -> Iterator[str]:
     contiguous_only = getattr(locate(config["adapter"]["_target_"]), "contiguous_only", False)
     if contiguous_only and config["memory_format"] != "contiguous":
         yield f"adapter={name}: memory_format={config['memory_format']}: not with it; use memory_format=contiguous"
+    for method, node in config["after"].items():
+        if getattr(locate(node["_target_"]), "needs_start", False):
+            yield (
+                f"after.{method}: the line between two states of an adapter is none between the weights "
+                "they stand for; use adapter=none"
+            )
+
+
+def check_analysis(config: Config) -> Iterator[str]:
+    """CKA needs a few images."""
+    num = config["analysis"]["cka_images"]
+    if num != 0 and num < FEWEST_IMAGES:
+        yield f"analysis.cka_images={num}; expected 0 (no CKA), or {FEWEST_IMAGES} or more"
 
 
 def check_epochs(config: Config) -> Iterator[str]:
@@ -132,7 +145,7 @@ def check_monitors(config: Config) -> Iterator[str]:
     strategies = {"strategy": config["strategy"], "pretrain.strategy": config["pretrain"]["strategy"]}
     strategies |= {f"baselines.{name}": node for name, node in config["baselines"].items()}
     for path, node in strategies.items():
-        strategy = _strategy(node)
+        strategy = _accepted(make_strategy, node)
         phases = strategy.parsed if strategy is not None else ()
         plateaus = {f"{path}.{phase.name}": phase.until for phase in phases if isinstance(phase.until, Plateau)}
         monitors |= {f"{where}: plateau.monitor": plateau.monitor for where, plateau in plateaus.items()}
@@ -144,6 +157,19 @@ def check_monitors(config: Config) -> Iterator[str]:
     needs_val = [*monitors, *(["selection=best_val"] if config["selection"] == "best_val" else [])]
     if needs_val and config["target"].get("val_fraction") == 0:
         yield f"target.val_fraction=0: {needs_val[0]} needs validation samples"
+
+
+def check_after(config: Config) -> Iterator[str]:
+    """What comes after training finds what it needs: validation samples, weights to go back to."""
+    for name, node in config["after"].items():
+        method = _accepted(make, node)
+        if method is None:
+            continue
+        if method.needs_val and config["target"].get("val_fraction") == 0:
+            yield f"target.val_fraction=0: after.{name} needs validation samples"
+        strategy = config["strategy"]
+        if method.needs_start and strategy["initialize"] == "scratch":
+            yield f"after.{name}: strategy {strategy['name']!r} starts from random weights, nothing to go back to"
 
 
 def check_device(config: Config) -> Iterator[str]:
@@ -174,6 +200,8 @@ def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
     """Each part that does not accept its own values."""
     stage = ("strategy", "objective", "scheduler")
     paths = ["source", "target", *stage, *(f"pretrain.{name}" for name in stage), "backbone", "adapter"]
+    if "after" not in broken:
+        paths += [f"after.{name}" for name in config["after"]]
     if "baselines" not in broken:
         paths += [f"baselines.{name}" for name in config["baselines"]]
     if "regulariser" not in broken:
@@ -209,10 +237,10 @@ def _user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
-def _strategy(node: Config) -> Strategy | None:
-    """The strategy, None where it is refused; `refused_parts` says why."""
+def _accepted(maker: Callable[[Config], Any], node: Config) -> Any:
+    """The part, None where it is refused; `refused_parts` says why."""
     try:
-        return make_strategy(node)
+        return maker(node)
     except Exception as error:
         if _user_error(error) is None:
             raise
@@ -235,11 +263,20 @@ def _unfit_strategies(config: Config) -> Iterator[str]:
         plans.append((network, pretrain["strategy"], pretrain["max_epochs"], pretrain["optimizer"]))
     for trained, strategy, max_epochs, optimizer in plans:
         try:
-            for phase in make_strategy(strategy).resolve(trained, max_epochs):
+            phases = make_strategy(strategy).resolve(trained, max_epochs)
+            if strategy is config["strategy"] and not any(map(trains_backbone, phases)):
+                yield from _without_way_back(config)
+            for phase in phases:
                 if phase.trained_names:
                     make_optimizer(trained, phase, _for_shapes(factory(optimizer)))
         except ValueError as error:  # ours, or the optimizer's about a value it does not take
             yield str(error) if isinstance(error, UserError) else f"optimizer: {error}"
+
+
+def _without_way_back(config: Config) -> Iterator[str]:
+    for name, node in config["after"].items():
+        if make(node).needs_start:
+            yield f"after.{name}: strategy {config['strategy']['name']!r} leaves the backbone as it started"
 
 
 def _unfit_regularisers(config: Config, network: Network) -> Iterator[str]:
@@ -298,10 +335,12 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_regularisers, ("regulariser", "source", "target", "strategy", "optimizer", "precision")),
     (check_name, ("name",)),
     (check_features, ("features", "target")),
-    (check_adapter, ("adapter", "strategy", "memory_format")),
+    (check_adapter, ("adapter", "strategy", "memory_format", "after")),
+    (check_analysis, ("analysis",)),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision", "optimizer")),
+    (check_after, ("after", "strategy", "target")),
 )
 
 
@@ -314,6 +353,7 @@ PARTS_THAT_FIT = (
     "baselines",
     "optimizer",
     "regulariser",
+    "after",
     "features",
 )
 
