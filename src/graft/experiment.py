@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import Logger
 from torch.optim import Optimizer
 
 from graft.data.domain import Domain
+from graft.models.adapters.base import Adapter
 from graft.models.backbones.base import Backbone
 from graft.models.heads.base import Head
 from graft.models.mappings.base import Mapping as FeatureMapping
@@ -95,6 +96,7 @@ class Experiment:
     weights: str  # "source", a torchvision weights name, a file, or an earlier run's folder
     reinitialise: tuple[str, ...]  # patterns of the parameters that the weights need not provide
     mapping: Callable[[int], FeatureMapping]  # num_features -> mapping
+    adapter: Adapter | None  # of the target network's backbone; None: its own weights are trained
     head: Callable[[int, int], Head]  # num_features, num_classes -> head
     pretrain: Training
     transfer: Training

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from graft.experiment import Experiment
+from graft.models.adapters.base import count_reasons
+from graft.models.network import Network
 from graft.outcome import Outcome, Start
 from graft.records.hashing import code_fingerprint, content_hash
 from graft.records.record import environment
@@ -48,6 +50,26 @@ def describe_run(
         "reliability": outcome.scores[rule]["test"]["reliability"],
         "history": outcome.history,
         "chosen": outcome.chosen,
+    }
+
+
+def describe_adapter(network: Network, trainable_parameters: int) -> dict[str, Any] | None:
+    """An adapter's kind, what is trained with it, and the layers it took and could not take; None without one.
+
+    `parameters` are its own; `trainable_parameters` are the most that any phase trains, the head's among them, and
+    `share` is their share of the network's.
+    """
+    adaptation = network.backbone.adaptation
+    if adaptation is None:
+        return None
+    sizes = {name: parameter.numel() for name, _, parameter in network.named_group_parameters()}
+    return {
+        "kind": adaptation.adapter.name,
+        "parameters": sum(sizes[f"backbone.{name}"] for name in adaptation.added),
+        "trainable_parameters": trainable_parameters,
+        "share": trainable_parameters / sum(sizes.values()),
+        "layers": list(adaptation.layers),
+        "skipped": count_reasons(adaptation.skipped),
     }
 
 

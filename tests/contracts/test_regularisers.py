@@ -190,6 +190,8 @@ REFUSED = [
     ],
     ("regulariser=stoch_norm", "", "this network has none"),
     ("regulariser=stoch_norm", "strategy=linear_probe backbone=resnet20", "in train mode"),
+    ("regulariser=stoch_norm", "adapter=lora backbone=resnet20", "adapter=lora keeps them as they are"),
+    ("regulariser=delta", "adapter=side_tuning", "those of this backbone are no functions one after another"),
     ("regulariser=ewc", "strategy=linear_probe", "trains none of them"),
     ("regulariser=l2_sp", "regulariser.l2_sp.groups=stem", "matches no layer group"),
     ("regulariser=l2_sp", "regulariser.l2_sp.alpha=-1", "expected 0 or more"),

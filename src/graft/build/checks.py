@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from graft.build.assembly import factory, make, make_domain, make_regularisers, make_strategy, without
+from graft.build.assembly import (
+    factory,
+    make,
+    make_adapter,
+    make_domain,
+    make_regularisers,
+    make_strategy,
+    without,
+)
 from graft.build.remember import remembered
 from graft.build.targets import locate
 from graft.errors import UserError, did_you_mean
@@ -98,6 +106,24 @@ def check_analysis(config: Config) -> Iterator[str]:
         yield f"analysis.cka_images={num}; expected 0 (no CKA), or {FEWEST_IMAGES} or more"
 
 
+def check_adapter(config: Config) -> Iterator[str]:
+    """An adapter keeps weights worth keeping, in a layout that it can read."""
+    name = config["adapter"].get("name")
+    if config["adapter"]["_target_"] is None:
+        return
+    if config["strategy"]["initialize"] == "scratch":
+        yield (
+            f"adapter={name}: strategy={config['strategy']['name']} starts from random weights, which the adapter "
+            "would keep for ever; use adapter=none, or a strategy that starts from the source"
+        )
+    for method, node in config["after"].items():
+        if getattr(locate(node["_target_"]), "needs_start", False):
+            yield f"after={method}: it averages the backbone's own weights, and adapter={name} leaves them as they are"
+    contiguous_only = getattr(locate(config["adapter"]["_target_"]), "contiguous_only", False)
+    if contiguous_only and config["memory_format"] != "contiguous":
+        yield f"adapter={name}: memory_format={config['memory_format']}: not with it; use memory_format=contiguous"
+
+
 def check_epochs(config: Config) -> Iterator[str]:
     """There must be something to train for."""
     for path, value in (
@@ -170,7 +196,7 @@ def check_device(config: Config) -> Iterator[str]:
 def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
     """Each part that does not accept its own values."""
     stage = ("strategy", "objective", "scheduler")
-    paths = ["source", "target", *stage, *(f"pretrain.{name}" for name in stage), "backbone"]
+    paths = ["source", "target", *stage, *(f"pretrain.{name}" for name in stage), "backbone", "adapter"]
     if "after" not in broken:
         paths += [f"after.{name}" for name in config["after"]]
     if "baselines" not in broken:
@@ -185,7 +211,8 @@ def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
 
 def _refusals(path: str, node: Config) -> list[str]:
     is_domain = path in ("source", "target")
-    maker = make_domain if is_domain else _make_backbone if path == "backbone" else make
+    makers = {"source": make_domain, "target": make_domain, "backbone": _make_backbone, "adapter": make_adapter}
+    maker = makers.get(path, make)
     try:
         _without_memory(lambda: maker(node))
     except Exception as error:
@@ -220,23 +247,25 @@ def _accepted(maker: Callable[[Config], Any], node: Config) -> Any:
 def _unfit_strategies(config: Config) -> Iterator[str]:
     try:
         network = _without_memory(lambda: _network(config))
+        is_plain = config["adapter"]["_target_"] is None
+        adapted = network if is_plain else _without_memory(lambda: _adapted_network(config))
     except UserError as error:
         yield str(error)
         return
-    yield from _unfit_regularisers(config, network)
+    yield from _unfit_regularisers(config, adapted)
     pretrain, max_epochs = config["pretrain"], config["trainer"]["max_epochs"]
-    strategies = (config["strategy"], *config["baselines"].values())
-    plans = [(strategy, max_epochs, config["optimizer"]) for strategy in strategies]
+    plans = [(adapted, config["strategy"], max_epochs, config["optimizer"])]
+    plans += [(network, strategy, max_epochs, config["optimizer"]) for strategy in config["baselines"].values()]
     if config["source"]["_target_"] is not None and config["strategy"]["initialize"] == "source":
-        plans.append((pretrain["strategy"], pretrain["max_epochs"], pretrain["optimizer"]))
-    for strategy, max_epochs, optimizer in plans:
+        plans.append((network, pretrain["strategy"], pretrain["max_epochs"], pretrain["optimizer"]))
+    for trained, strategy, max_epochs, optimizer in plans:
         try:
-            phases = make_strategy(strategy).resolve(network, max_epochs)
+            phases = make_strategy(strategy).resolve(trained, max_epochs)
             if strategy is config["strategy"] and not any(map(trains_backbone, phases)):
                 yield from _without_way_back(config)
             for phase in phases:
                 if phase.trained_names:
-                    make_optimizer(network, phase, _for_shapes(factory(optimizer)))
+                    make_optimizer(trained, phase, _for_shapes(factory(optimizer)))
         except ValueError as error:  # ours, or the optimizer's about a value it does not take
             yield str(error) if isinstance(error, UserError) else f"optimizer: {error}"
 
@@ -279,6 +308,14 @@ def _network(config: Config) -> Network:
     return Network(backbone, mapping, factory(config["head"])(mapping.num_outputs, 2))
 
 
+def _adapted_network(config: Config) -> Network:
+    """The transfer stage's network, for inputs of the size that the backbone says."""
+    network, adapter = _network(config), make_adapter(config["adapter"])
+    assert adapter is not None
+    network.backbone = adapter.adapt(network.backbone, network.backbone.preprocessing.size)
+    return network
+
+
 def _without_memory(build: Callable[[], Any]) -> Any:
     """What `build` makes, its weights mere shapes where its code allows that."""
     try:
@@ -296,10 +333,25 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_name, ("name",)),
     (check_features, ("features", "target")),
     (check_analysis, ("analysis",)),
+    (check_adapter, ("adapter", "strategy", "memory_format", "after")),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision", "optimizer")),
     (check_after, ("after", "strategy", "target")),
+)
+
+
+PARTS_THAT_FIT = (
+    "backbone",
+    "adapter",
+    "mapping",
+    "head",
+    "strategy",
+    "baselines",
+    "optimizer",
+    "regulariser",
+    "after",
+    "features",
 )
 
 
@@ -316,7 +368,6 @@ def check_all(config: Config, broken: Set[str]) -> Iterator[str]:
 
 def _decides_fit(config: Config) -> list[Any]:
     """All of a configuration that decides whether its strategies fit its network: no seed, no data."""
-    names = ("backbone", "mapping", "head", "strategy", "baselines", "optimizer", "regulariser", "after", "features")
-    parts = [config[name] for name in names]
+    parts = [config[name] for name in PARTS_THAT_FIT]
     stages = [config["trainer"]["max_epochs"], without(config["pretrain"], "seed"), config["source"]["_target_"]]
     return [*parts, *stages]

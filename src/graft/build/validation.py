@@ -46,6 +46,7 @@ PARTS = {
     "backbone": Part(ours=("weights", "reinitialise")),
     "head": Part(supplied=("num_features", "num_classes")),
     "mapping": Part(supplied=("num_features",)),
+    "adapter": Part(optional=True),
     **STAGE,
     "trainer": TRAINER,
     "logger": Part(supplied=("save_dir",), optional=True),

@@ -40,7 +40,7 @@ REQUIRED_WHEN_DONE = (
     "environment",
     "history",
 )
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "timm")
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "timm", "peft")
 
 IMAGE_CACHES = tuple(f"{domain}.{key}" for domain in ("source", "target") for key in ("cache", "cache_limit_gib"))
 # Parts of the configuration that say where a run writes and what it shows, not what it computes.
