@@ -14,12 +14,13 @@ from graft.keys import stage_key
 from graft.models.heads.linear import LinearHead
 from graft.models.network import Network
 from graft.numerics import settle
+from graft.outcome import Start
 from graft.pipeline import (
     baseline_training,
     load_domains,
     source_network,
+    target_key,
     target_network,
-    target_settings,
     transfer_network,
 )
 from graft.records.store import Store
@@ -92,7 +93,7 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
     stages = {"transfer": transfer}
     stages |= {f"baseline {name}": baseline_training(experiment, name) for name in experiment.baselines}
     for name, training in stages.items():
-        key = stage_key(experiment, training, target_settings(experiment, training), target, None)
+        key = target_key(experiment, training, Start("scratch"), None)
         itself = training == transfer and transfer.strategy.initialize == "scratch"
         if name != "transfer" and (itself or store.entry("baseline", key) is not None):
             costs.append(Cost(name, 0.0, in_store=True))

@@ -168,7 +168,7 @@ def save_network(network: Network, folder: Path, metadata: dict[str, str]) -> No
 def baseline(experiment: Experiment, name: str, store: Store, folder: Path) -> Outcome:
     """The same target, labels, budget and head under another strategy from scratch; trained once for all runs."""
     training = baseline_training(experiment, name)
-    key = stage_key(experiment, training, target_settings(experiment, training), experiment.target, None)
+    key = target_key(experiment, training, Start("scratch"), None)
 
     def fill(entry: Path) -> None:
         _, _, outcome = fit_target(experiment, training, Start("scratch"), name, folder)
@@ -193,13 +193,21 @@ def fit_target(
         network.backbone.load_state_dict(start.backbone)
     if adapter is not None:
         network = adapted(experiment, network, adapter)
-    key = stage_key(experiment, training, target_settings(experiment, training, adapter), target, start.key)
+    key = target_key(experiment, training, start, adapter)
     with open_stage(experiment, name, key, training, target, folder) as stage:
         fitted = fit_stage(replace(stage, origin=origin_of(experiment, start)), network)
     outcome = score(fitted, network, target, training.device)
     network.load_state_dict(fitted.best if experiment.selection == "best_val" else fitted.last)
     say(name, target, selected(outcome, experiment)["accuracy"], outcome.seconds)
     return network, key, outcome
+
+
+def target_key(experiment: Experiment, training: Training, start: Start, adapter: Adapter | None) -> str:
+    """The content hash of a target stage."""
+    settings = target_settings(experiment, training)
+    if adapter is not None:
+        settings["adapter"] = experiment.config["adapter"]
+    return stage_key(experiment, training, settings, experiment.target, start.key)
 
 
 def baseline_training(experiment: Experiment, name: str) -> Training:
@@ -260,18 +268,21 @@ def source_after_transfer(experiment: Experiment, start: Start, network: Network
 def what_was_transferred(
     experiment: Experiment, start: Start, network: Network, source_after: dict[str, Any]
 ) -> dict[str, Any]:
-    """What became of the backbone's weights (`compare_with_start`).
+    """What became of the backbone's weights (`compare_with_start`); empty where it began from scratch.
 
-    Empty where it began from scratch, and where an adapter that cannot be merged leaves no plain weights to compare.
     `forgotten` is what the accuracy on the source's test split lost; None where it was not measured.
     """
-    backbone = merged(network.backbone)
-    if not start.backbone or backbone.adaptation is not None:
+    if not start.backbone:
         return {}
-    device, num_images = experiment.transfer.device, experiment.cka_images
-    compared = compare_with_start(backbone, start.backbone, experiment.target, num_images, device)
     forgotten = start.source_scores["accuracy"] - source_after["accuracy"] if source_after else None
-    return {"forgotten": forgotten, **compared}
+    backbone = merged(network.backbone)
+    if backbone.adaptation is not None:  # its own weights have not moved, and it has layers that were not there before
+        return {"forgotten": forgotten, "moved": 0.0, "moved_relative": 0.0, "images": 0, "groups": {}}
+    device, num_images = experiment.transfer.device, experiment.cka_images
+    return {
+        "forgotten": forgotten,
+        **compare_with_start(backbone, start.backbone, experiment.target, num_images, device),
+    }
 
 
 def after_transfer(experiment: Experiment, start: Start, network: Network, folder: Path) -> dict[str, Any]:
@@ -285,8 +296,7 @@ def after_transfer(experiment: Experiment, start: Start, network: Network, folde
         plain = Network(merged(network.backbone), network.mapping, network.head)
         save_weights(plain, folder / "weights" / f"{name}.safetensors", preprocessing_of(target))
 
-    settings = target_settings(experiment, training, experiment.adapter)
-    key = stage_key(experiment, training, settings, target, start.key)
+    key = target_key(experiment, training, start, experiment.adapter)
     results: dict[str, Any] = {}
     for name, method in experiment.after.items():
         started = time.monotonic()
@@ -390,11 +400,10 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def target_settings(experiment: Experiment, training: Training, adapter: Adapter | None = None) -> dict[str, Any]:
+def target_settings(experiment: Experiment, training: Training) -> dict[str, Any]:
     """The plain settings that shape the target stage beside its strategy."""
     settings = {name: experiment.config[name] for name in ("objective", "optimizer", "scheduler", "head", "mapping")}
-    settings |= {"regulariser": experiment.config["regulariser"] if training.regularisers else {}}
-    return settings | ({} if adapter is None else {"adapter": experiment.config["adapter"]})
+    return settings | {"regulariser": experiment.config["regulariser"] if training.regularisers else {}}
 
 
 def preprocessing_of(domain: Domain) -> dict[str, str]:

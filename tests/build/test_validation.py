@@ -86,7 +86,7 @@ def test_the_default_is_sound(composed: Composed) -> None:
             "strategy 'linear_probe': it trains nothing that adapter=lora brings (in stem, stage1, stage2, stage3)",
         ),
         (["adapter=vera", "strategy=surgical"], "strategy 'surgical': it trains nothing that adapter=vera brings (in"),
-        (["adapter=lora", "after=wise_ft"], "after.wise_ft: the line between two states of an adapter is none between"),
+        (["adapter=lora", "after=wise_ft"], "after=wise_ft: it averages the backbone's own weights, and adapter=lora"),
         (["adapter=dora", "memory_format=auto"], "adapter=dora: memory_format=auto: not with it; use memory_format="),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -88,11 +88,6 @@ def test_a_backbone_that_did_not_move_needs_no_table(transferred: dict[str, Any]
     assert not any(line.startswith("layer group") for line in text)
 
 
-def test_an_adapter_that_cannot_be_merged_leaves_the_backbone_as_it_was() -> None:
-    found = printed_run(done(0.9) | {"transferred": {}, "adapter": {"kind": "side_tuning"}})
-    assert any(line.endswith("its own weights as they were, under adapter=side_tuning") for line in found)
-
-
 def test_a_backbone_that_diverged_says_so() -> None:
     record = with_transferred(done(0.1), moved=None, moved_relative=None)
     record["transferred"]["groups"]["stage1"] |= {"moved": None, "moved_relative": None, "cka": None}

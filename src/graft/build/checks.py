@@ -99,6 +99,13 @@ def check_features(config: Config) -> Iterator[str]:
         )
 
 
+def check_analysis(config: Config) -> Iterator[str]:
+    """CKA needs a few images."""
+    num = config["analysis"]["cka_images"]
+    if num != 0 and num < FEWEST_IMAGES:
+        yield f"analysis.cka_images={num}; expected 0 (no CKA), or {FEWEST_IMAGES} or more"
+
+
 def check_adapter(config: Config) -> Iterator[str]:
     """An adapter keeps weights worth keeping, in a layout that it can read."""
     name = config["adapter"].get("name")
@@ -109,22 +116,12 @@ def check_adapter(config: Config) -> Iterator[str]:
             f"adapter={name}: strategy={config['strategy']['name']} starts from random weights, which the adapter "
             "would keep for ever; use adapter=none, or a strategy that starts from the source"
         )
+    for method, node in config["after"].items():
+        if getattr(locate(node["_target_"]), "needs_start", False):
+            yield f"after={method}: it averages the backbone's own weights, and adapter={name} leaves them as they are"
     contiguous_only = getattr(locate(config["adapter"]["_target_"]), "contiguous_only", False)
     if contiguous_only and config["memory_format"] != "contiguous":
         yield f"adapter={name}: memory_format={config['memory_format']}: not with it; use memory_format=contiguous"
-    for method, node in config["after"].items():
-        if getattr(locate(node["_target_"]), "needs_start", False):
-            yield (
-                f"after.{method}: the line between two states of an adapter is none between the weights "
-                "they stand for; use adapter=none"
-            )
-
-
-def check_analysis(config: Config) -> Iterator[str]:
-    """CKA needs a few images."""
-    num = config["analysis"]["cka_images"]
-    if num != 0 and num < FEWEST_IMAGES:
-        yield f"analysis.cka_images={num}; expected 0 (no CKA), or {FEWEST_IMAGES} or more"
 
 
 def check_epochs(config: Config) -> Iterator[str]:
@@ -335,8 +332,8 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_regularisers, ("regulariser", "source", "target", "strategy", "optimizer", "precision")),
     (check_name, ("name",)),
     (check_features, ("features", "target")),
-    (check_adapter, ("adapter", "strategy", "memory_format", "after")),
     (check_analysis, ("analysis",)),
+    (check_adapter, ("adapter", "strategy", "memory_format", "after")),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision", "optimizer")),

@@ -60,10 +60,7 @@ def run_rows(record: Record) -> list[tuple[str, str]]:
         after = record["metrics"].get("source/test/accuracy_after_transfer")
         forgetting = "" if after is None else f" before transfer, {percent(after)} after"
         rows.append(("source accuracy", percent(record["metrics"]["source/test/accuracy"]) + forgetting))
-    adapter = record.get("adapter")
-    if adapter and not record.get("transferred"):  # one that cannot be merged
-        rows.append(("backbone", f"its own weights as they were, under adapter={adapter['kind']}"))
-    elif "transferred" in record:
+    if "transferred" in record:
         rows.append(("backbone", moving(record["transferred"])))
     rows += calibration_rows(record)
     rows += [(f"after: {name}", after_line(result, record)) for name, result in record.get("after", {}).items()]
