@@ -17,6 +17,8 @@ from graft.cli.compose import compose, hydra_application
 from graft.errors import UserError
 from graft.features import Inference, Prefix, features_key
 from graft.keys import stage_key
+from graft.models.backbones.resnet_cifar import ResNetCifar
+from graft.models.weights import save_weights
 from graft.pipeline import planned_network, run
 
 Run = Callable[..., dict[str, Any]]
@@ -316,3 +318,14 @@ def test_what_leaves_the_weights_alone_leaves_the_key(config: Callable[..., dict
 )
 def test_what_changes_the_weights_changes_the_key(config: Callable[..., dict[str, Any]], override: str) -> None:
     assert key(config(override)) != key(config())
+
+
+def test_folded_norm_layers_are_not_normalised_anew(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Weights whose norms were folded for inference: statistics of data would undo them."""
+    save_weights(ResNetCifar(depth=20), tmp_path / "folded.safetensors", {})
+    chosen = ("source=none", "backbone=resnet20", f"backbone.weights={tmp_path / 'folded.safetensors'}")
+    for strategy in ("fine_tune", "adabn", "gradual_unfreeze"):
+        with pytest.raises(UserError, match=r"folded .*add \+strategy.norm_statistics=eval"):
+            planned_network(build_experiment(config(*chosen, f"strategy={strategy}")))
+    for fixed in ("strategy=linear_probe", "strategy=lp_ft", "strategy=scratch", "+strategy.norm_statistics=eval", "adapter=lora"):
+        planned_network(build_experiment(config(*chosen, fixed)))
