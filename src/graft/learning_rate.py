@@ -9,9 +9,12 @@ import json
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -24,18 +27,20 @@ from graft.models.network import Network
 from graft.module import Span
 from graft.records.files import atomic_write_json
 from graft.records.store import Store
+from graft.regularisers.base import Regularisation
 from graft.stage import (
     MEMORY_FORMATS,
+    Position,
     Stage,
-    expected_warnings,
-    inference,
-    phase_data,
+    begin_regularisation,
+    fitting,
     phase_module,
     prepare_phase,
     settle_groups,
+    snapshot,
 )
 from graft.strategies.engine import apply_phase
-from graft.strategies.phases import ResolvedPhase
+from graft.strategies.phases import ResolvedPhase, replan
 
 KIND, SEARCH = "learning_rate", "search.json"  # of the store's entries
 LOWEST, HIGHEST, NUM_STEPS = 1e-7, 10.0, 100  # fastai's defaults, as are the next four
@@ -43,7 +48,6 @@ SMOOTHING = 0.98  # share that the running mean of the losses keeps in each step
 DIVERGED = 4.0  # times the lowest running mean
 NUM_FIRST_LEFT_OUT = NUM_STEPS // 10  # steps whose running mean is of few losses
 NUM_LAST_LEFT_OUT = 5
-LEAST_FALL = 0.05  # share of its height that the loss must fall by for a valley to be more than noise
 NOTHING_STEPPED = "no phase of the strategy takes steps; its closed forms need no learning rate"
 
 
@@ -78,35 +82,41 @@ def known_rate(key: str, store: Store) -> dict[str, Any] | None:
 
 
 def search(stage: Stage, network: Network) -> dict[str, Any]:
-    """The range test of a stage (`find_rate`); the network and the stage's folder are not used again."""
+    """The range test of a stage (`find_rate`); uses the network up and leaves nothing in the stage's folder."""
     began = time.monotonic()
     with TemporaryDirectory() as folder, preserved_generators(stage.training.device):
-        stage, _, _ = settle_groups(replace(stage, folder=Path(folder), logger=None), network)
-        phase = first_stepped(stage, network)
-        if phase is None:
-            return {"lr": None, "reason": NOTHING_STEPPED, "seconds": time.monotonic() - began}
-        curve = range_test(stage, network, phase)
+        curve = curve_of(replace(stage, folder=Path(folder), logger=None), network)
+    if curve is None:
+        return {"lr": None, "reason": NOTHING_STEPPED, "seconds": time.monotonic() - began}
     try:
-        lr = suggestion(curve.rates, curve.losses)
+        lr = suggestion(curve.rates, curve.losses, curve.noise)
     except UserError as error:
-        raise UserError(f"{stage.name}: optimizer.lr=auto: {error}") from None
+        raise UserError(f"{stage.name}: lr=auto: {error}") from None
     return {"lr": lr, "rates": curve.rates, "losses": curve.losses, "seconds": time.monotonic() - began}
 
 
-def preserved_generators(device: torch.device) -> Any:
+def preserved_generators(device: torch.device) -> AbstractContextManager[None]:
     """A context that leaves the global generators as they were."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-def first_stepped(stage: Stage, network: Network) -> ResolvedPhase | None:
-    """The first phase that trains by steps, with the network as that phase begins; None where there is none."""
-    network.to(memory_format=MEMORY_FORMATS[stage.training.memory_format])
-    for phase in stage.training.strategy.resolve(network, stage.training.max_epochs):
+def curve_of(stage: Stage, network: Network) -> "Curve | None":
+    """The curve of the first phase that trains by steps, begun as the stage begins it; None where there is none."""
+    stage, _, _ = settle_groups(stage, network)
+    training = stage.training
+    phases = training.strategy.resolve(network, training.max_epochs)
+    index = next((phase.index for phase in phases if phase.trained_names), None)
+    if index is None:
+        return None
+    network.to(memory_format=MEMORY_FORMATS[training.memory_format])
+    regularisation = None
+    if training.regularisers:
+        regularisation = begin_regularisation(stage, network, Position(snapshot(network)))
+    for phase in phases[: index + 1]:
         apply_phase(network, phase)
         prepare_phase(stage, network, phase)
-        if phase.trained_names:
-            return phase
-    return None
+    # Phases before it that take no step take no epoch either.
+    return range_test(stage, network, replan(phases, index, first_epoch=0), index, regularisation)
 
 
 @dataclass
@@ -115,7 +125,7 @@ class Curve(Callback):
 
     rates: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # running means that are not drawn to where they began, at 0
-    raw: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)  # the losses of the steps themselves
     _mean: float = 0.0
     _summed: float = 0.0  # losses of the batches whose gradients the coming step takes together
 
@@ -127,32 +137,38 @@ class Curve(Callback):
         step = len(self.rates)
         if trainer.global_step == step:
             return
-        self.raw.append(self._summed)
-        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * self._summed
-        smoothed, self._summed = self._mean / (1 - SMOOTHING ** (step + 1)), 0.0
+        loss, self._summed = self._summed, 0.0
+        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
+        smoothed = self._mean / (1 - SMOOTHING ** (step + 1))
         if not isfinite(smoothed) or smoothed > DIVERGED * min([smoothed, *self.losses]):
             trainer.should_stop = True
             return
         self.rates.append(HIGHEST * exponential(step, NUM_STEPS))
         self.losses.append(smoothed)
+        self.steps.append(loss)
+
+    @property
+    def noise(self) -> float:
+        """By how much the losses of neighbouring steps differ, as a median: about their standard deviation."""
+        return median([abs(after - before) for before, after in pairwise(self.steps)] or [0.0])
 
 
-def exponential(step: int, total: int) -> float:
-    """The schedule from `LOWEST` to `HIGHEST`, as a share of `HIGHEST`."""
-    return float((LOWEST / HIGHEST) ** (1 - step / (total - 1)))
-
-
-def range_test(stage: Stage, network: Network, phase: ResolvedPhase) -> Curve:
-    """Train the phase with rates that grow from step to step, as the stage would on one device, without callbacks.
+def range_test(
+    stage: Stage,
+    network: Network,
+    phases: tuple[ResolvedPhase, ...],
+    index: int,
+    regularisation: Regularisation | None,
+) -> Curve:
+    """Train the phase `index` with rates that grow from step to step, on one device, without the user's callbacks.
 
     The rates of layer groups keep their ratios, so that the one of the curve is the optimiser's.
     """
-    training = stage.training
     curve = Curve()
-    trainer = training.trainer(
+    trainer = stage.training.trainer(
         max_epochs=-1,
         max_steps=NUM_STEPS,
-        precision=training.precision,
+        precision=stage.training.precision,
         callbacks=[curve],
         logger=False,
         default_root_dir=stage.folder,
@@ -166,40 +182,44 @@ def range_test(stage: Stage, network: Network, phase: ResolvedPhase) -> Curve:
         use_distributed_sampler=False,
     )
     use_epoch_loop(trainer)
-    trainer.precision_plugin.convert_module(network)
-    whole = replace(phase, first_epoch=0)
-    tested = replace(stage, training=replace(training.with_lr(HIGHEST), schedule=of_all_steps))
-    data = phase_data(tested, network, whole, inference(training, trainer, network))
-    module = phase_module(tested, network, whole, data, Span(epochs=1))
-    with expected_warnings():
+    tested = replace(stage, training=replace(stage.training.with_lr(HIGHEST), schedule=exponential))
+    span = Span(phases[index].max_epochs)
+    module, data = phase_module(tested, network, phases, index, span, trainer, regularisation)
+    with fitting(network, regularisation):
         trainer.fit(module, datamodule=data, weights_only=True)
     return curve
 
 
-def of_all_steps(step: int, total: int) -> float:
-    """`exponential` over all steps of the test, however many an epoch has."""
-    return exponential(min(step, NUM_STEPS - 1), NUM_STEPS)
+def exponential(step: int, total: int) -> float:
+    """The schedule from `LOWEST` to `HIGHEST` in `NUM_STEPS`, however long the phase is, as a share of `HIGHEST`."""
+    return float((LOWEST / HIGHEST) ** (1 - min(step, NUM_STEPS - 1) / (NUM_STEPS - 1)))
 
 
-def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
+def suggestion(rates: Sequence[float], losses: Sequence[float], noise: float) -> float:
     """The rate halfway down the longest valley of the losses, to three digits.
 
     The valley ends where the longest subsequence of falling losses ends (the first of several), and is as many steps
-    long as that subsequence has losses (fastai's `valley`). A loss that still falls at the highest rate is a valley
+    long as that subsequence has losses (fastai's `valley`). A loss that still falls at the highest rate ends a valley
     like any other.
 
+    Args:
+        rates: of the steps.
+        losses: of the same steps, smoothed.
+        noise: standard deviation of losses that are not smoothed.
+
     Raises:
-        UserError: the loss falls by less than `LEAST_FALL` of its height.
+        UserError: there are too few steps, or the loss falls by no more than the noise from the valley's start to its
+            end. The smoothed loss of steps that change nothing stays well within it.
     """
-    rates, losses = rates[NUM_FIRST_LEFT_OUT:-NUM_LAST_LEFT_OUT], losses[NUM_FIRST_LEFT_OUT:-NUM_LAST_LEFT_OUT]
+    inside = slice(NUM_FIRST_LEFT_OUT, -NUM_LAST_LEFT_OUT)
+    rates, losses = rates[inside], losses[inside]
     lengths = falling_lengths(losses)
     longest = max(lengths, default=0)
     end = lengths.index(longest) if lengths else 0
     start = end - longest
-    if not lengths or losses[max(start, 0)] - losses[end] < LEAST_FALL * abs(losses[max(start, 0)]):
+    if longest < 2 or losses[max(start, 0)] - losses[end] <= noise:
         raise UserError(
-            f"the loss falls at no learning rate from {LOWEST:g} to {HIGHEST:g} by {LEAST_FALL:.0%}; "
-            "give optimizer.lr a number"
+            f"the loss falls clearly at no learning rate from {LOWEST:g} to {HIGHEST:g}; give the rate as a number"
         )
     return float(f"{rates[start + int(longest / 3) + int(longest / 6)]:.3g}")
 

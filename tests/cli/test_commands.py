@@ -95,6 +95,14 @@ def test_a_plan_is_written_where_nothing_is(
     assert [(file.name, file.read_text()) for file in empty_folder.iterdir()] == [("there.yaml", "mine: true\n")]
 
 
+def test_plan_tells_of_an_adapter(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "adapter=oft", "source.num_samples=200", "source.num_test_samples=50", "--no-trial"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "adapter oft: 2 layers, 6,540 parameters; with the head, 10.78 % of all are trained; "
+        "2 left out (convolutions larger than 1x1)"
+    )
+
+
 def test_ls_describes_every_choice(capsys: pytest.CaptureFixture[str], conf: Path) -> None:
     assert main(["ls", "strategy"]) == 0
     lines = capsys.readouterr().out.splitlines()

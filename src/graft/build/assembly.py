@@ -15,6 +15,8 @@ from graft.build.remember import remembered
 from graft.build.targets import arguments_of
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
+from graft.models.adapters.base import Adapter
+from graft.regularisers.base import Regulariser
 from graft.scores.base import Score
 from graft.strategies.phases import Strategy
 
@@ -38,17 +40,21 @@ def build_experiment(config: Config) -> Experiment:
         weights=backbone["weights"],
         reinitialise=tuple(backbone["reinitialise"]),
         mapping=factory(config["mapping"]),
+        adapter=make_adapter(config["adapter"]),
         head=factory(config["head"]),
         pretrain=make_training(config, pretrain, pretrain["max_epochs"], pretrain["seed"]),
         transfer=replace(
             make_training(config, config, config["trainer"]["max_epochs"], config["seed"]),
             augmented_views=config["features"]["augmented_views"],
+            regularisers=make_regularisers(config["regulariser"]),
         ),
         baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
+        after={name: make(node) for name, node in config["after"].items()},
         selection=config["selection"],
         logger=make_logger(config["logger"]),
         store=Path(config["paths"]["store"]).expanduser(),
         features_limit=int(config["features"]["cache_limit_gib"] * 2**30),
+        cka_images=config["analysis"]["cka_images"],
         config=config,
     )
 
@@ -87,6 +93,11 @@ def make_scores(nodes: Config) -> dict[str, Score]:
     return {name: make(node) for name, node in nodes.items()}
 
 
+def make_regularisers(nodes: Config) -> dict[str, Regulariser]:
+    """The regularisers by name, in an order of their own: their terms are summed in it."""
+    return {name: make(nodes[name]) for name in sorted(nodes)}
+
+
 def make_callbacks(nodes: Config) -> list[Callback]:
     """Fresh callbacks for one fit."""
     return [make(node) for node in nodes.values() if node["_target_"] is not None]
@@ -99,6 +110,11 @@ def make_domain(node: Config) -> Domain | None:
     accepted = arguments_of(node["_target_"])
     domain: Domain = make({key: value for key, value in node.items() if key in accepted or key.startswith("_")})
     return domain
+
+
+def make_adapter(node: Config) -> Adapter | None:
+    """The adapter, None for `_target_: null`."""
+    return None if node["_target_"] is None else make(node)
 
 
 def make_logger(node: Config) -> Callable[[Path], Logger] | None:
