@@ -11,7 +11,7 @@ from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
 from graft.features import FeatureCache
 from graft.gradients import NUM_BATCHES
-from graft.keys import stage_key
+from graft.learning_rate import NUM_STEPS, known_rate
 from graft.models.heads.linear import LinearHead
 from graft.models.network import Network
 from graft.numerics import settle
@@ -19,6 +19,7 @@ from graft.outcome import Start
 from graft.pipeline import (
     baseline_training,
     load_domains,
+    source_key,
     source_network,
     target_key,
     target_network,
@@ -86,8 +87,8 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
     target = experiment.target
     source, pretrain = experiment.source, experiment.pretrain
     if transfer.strategy.initialize == "source" and source is not None:
-        start = weights.sha256 if weights else None
-        key = stage_key(experiment, pretrain, experiment.config["pretrain"], source, start)
+        pretrain = at_known_rate(pretrain, source_key(experiment, pretrain, weights), store)
+        key = source_key(experiment, pretrain, weights)
         if store.entry("backbone", key) is not None:
             costs.append(Cost("pretraining", 0.0, in_store=True))
         else:
@@ -96,7 +97,8 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
     stages = {"transfer": transfer}
     stages |= {f"baseline {name}": baseline_training(experiment, name) for name in experiment.baselines}
     for name, training in stages.items():
-        key = target_key(experiment, training, Start("scratch"), None)
+        first_key = target_key(experiment, training, Start("scratch"), None)
+        key = target_key(experiment, at_known_rate(training, first_key, store), Start("scratch"), None)
         itself = training == transfer and transfer.strategy.initialize == "scratch"
         if name != "transfer" and (itself or store.entry("baseline", key) is not None):
             costs.append(Cost(name, 0.0, in_store=True))
@@ -105,6 +107,12 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
             origin = trial_origin(experiment) if training.regularisers and source is not None else None
             costs.append(stage_cost(name, training, network, target, measure, experiment.features_limit, origin))
     return costs
+
+
+def at_known_rate(training: Training, key: str, store: Store) -> Training:
+    """The training at the rate that was found for the stage with this key, where it is open and was found before."""
+    search = known_rate(key, store) if training.lr == "auto" else None
+    return training if search is None or search["lr"] is None else training.with_lr(search["lr"], search)
 
 
 def trial_origin(experiment: Experiment) -> Origin:
@@ -126,7 +134,9 @@ def stage_cost(
 ) -> Cost:
     """Try every phase on a small part of the domain and reckon up what the whole takes, scoring on test and val too."""
     seconds, memories, inference = 0.0, [], 0.0
-    part = small_part(domain)
+    part, searching = small_part(domain), training.lr == "auto"
+    if searching:
+        training = training.with_lr(0.0)
     with TemporaryDirectory() as folder:
         # As much of the limit as is this part's, so that it caches what the whole would.
         limit = features_limit * part.sizes["train"] // domain.sizes["train"]
@@ -143,6 +153,9 @@ def stage_cost(
                 phase_work(training, domain, phase, solved), recalibrated=num_recalibrated(network, domain, phase)
             )
             seconds += phase_seconds(trial.times, work)
+            if searching and phase.trained_names:
+                seconds += NUM_STEPS * trial.times.step
+                searching = False
             inference = trial.times.inference
             memories.append(trial.memory)
     scoring = inference * (domain.sizes["test"] + domain.sizes["val"])

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from graft.callbacks.board import StageLogger, log_views
+from graft.callbacks.board import StageLogger, log_search, log_views
 from graft.callbacks.checkpoints import (
     BEST,
     BEST_OF_PHASE,
@@ -147,6 +147,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
         position.regularisation = begin_regularisation(stage, network, position)
     if stage.logger is not None and not history:
         log_views(stage.logger, stage.domain, stage.seed)
+        log_search(stage.logger, training.search)
     for index in range(position.phase_index, len(phases)):
         phases = replan(phases, index, num_epochs_before(history, index))
         apply_phase(network, phases[index])
