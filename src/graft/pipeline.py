@@ -68,9 +68,8 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     record = open_record(experiment, folder)
     experiment, record["numerics"] = settle(experiment, lambda: target_network(experiment), store)
     start = pretrain(experiment, weights, store, folder)
-    tuned = replace(
-        experiment, transfer=found_rate(experiment, experiment.transfer, start, "transfer", store, experiment.adapter)
-    )
+    training = found_rate(experiment, experiment.transfer, start, "transfer", experiment.adapter)
+    tuned = replace(experiment, transfer=training)
     network, outcome = transfer(tuned, start, store, folder)
     source_after = source_after_transfer(experiment, start, network)
     transferred = what_was_transferred(experiment, start, network, source_after)
@@ -209,7 +208,7 @@ def found_rate(
 
 
 def searched(stage: Stage, new_network: Callable[[], Network], store: Store) -> Training:
-    """The stage's training at the learning rate that is found for it (`learning_rate.find_rate`), where it is `auto`."""
+    """The stage's training at the learning rate that is found for it, where it is `auto`."""
     training = stage.training
     if training.lr != "auto":
         return training
