@@ -297,9 +297,10 @@ def test_cut_off_in_a_search_a_run_ends_as_if_nothing_had_happened(
             if len(tested) == interrupted and len(self.rates) == 30:
                 raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
-        patch.setattr(learning_rate, "Curve", CutOff)
+    monkeypatch.setattr(learning_rate, "Curve", CutOff)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
         go("b")
+    monkeypatch.setattr(learning_rate, "Curve", Curve)
     assert_same_run(undisturbed, resumed := go("b"))
     assert rates(undisturbed) == rates(resumed)
 
