@@ -7,13 +7,15 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from graft.batch import LabelledBatch
 from graft.data.domain import Domain
 from graft.errors import UserError
-from graft.features import Inference
+from graft.features import Inference, view_of
 from graft.models.backbones.base import SequentialBackbone
 from graft.models.heads.linear import LinearHead
 from graft.models.network import Network
@@ -28,6 +30,8 @@ Need = Literal[
     "source_head",  # the head that the source stage trained on that backbone
     "starting_network",  # in every step, the outputs of the network as the stage began
     "layer_groups",  # in every step, the outputs of the backbone's layer groups
+    "second_view",  # in every step, another training view of the same images
+    "source_val",  # validation samples of the source
     "trained_features",  # some phase trains what makes the features
     "one_label_each",  # no mixture of images
 ]
@@ -49,6 +53,8 @@ class Step(NamedTuple):
     outputs: Outputs
     trace: Trace
     start: Trace | None  # of the network as the stage began, on the same views and in eval mode
+    second: Tensor | None = None  # another view of the same images, as the backbone's layer group `cut` is given it
+    cut: int = 0  # layer groups of the backbone that the data have been through
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,8 @@ class Beginning:
 class Term(nn.Module):
     """A regulariser at work in one stage: `forward(step)` gives its weighted share of the loss, a scalar.
 
-    Its parameters are trained beside the network's, and its state is in the checkpoints. What it gets when the stage
-    begins and never changes is kept in `Fixed`, which is in none.
+    Those of its parameters that require gradients are trained beside the network's, and its state is in the
+    checkpoints. What it gets when the stage begins and never changes is kept in `Fixed`, which is in none.
     """
 
 
@@ -158,6 +164,13 @@ def matching_groups(pattern: str, network: Network) -> list[str]:
     return found
 
 
+def some_images(domain: Domain, num_images: int, how: Inference) -> LabelledBatch:
+    """The evaluation view of training images, at most so many, drawn without repetition and the same at every call."""
+    positions = np.random.default_rng(0).permutation(domain.sizes["train"])[:num_images]
+    batch = domain.datasets["train"][positions]
+    return batch._replace(x=view_of(domain, batch, how), y=batch.y.to(how.device))
+
+
 def full_precision(tensor: Tensor) -> Tensor:
     """The tensor in float32 at least."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -171,6 +184,7 @@ class Regularisation(nn.Module):
         self.regularisers = dict(regularisers)
         needs = frozenset().union(*(regulariser.needs for regulariser in regularisers.values()))
         self.records_groups = "layer_groups" in needs
+        self.wants_second_view = "second_view" in needs
         # In a list, so that it is no part of this module: not trained, in no checkpoint, always in eval mode.
         self.starting_network = [beginning.network] if "starting_network" in needs else []
         terms = {name: regulariser.begin(beginning) for name, regulariser in regularisers.items()}
@@ -185,6 +199,11 @@ class Regularisation(nn.Module):
         """Bring the starting network to the device and the type of weights."""
         for network in self.starting_network:
             network.to(device, dtype)
+
+    @property
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained beside the network, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     @contextmanager
     def attached(self, network: Network) -> Iterator[None]:
