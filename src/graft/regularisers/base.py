@@ -1,7 +1,7 @@
 """What every regulariser says of itself and is given, and all regularisers of a stage as one module."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -91,20 +91,25 @@ class Term(nn.Module):
 
 
 class Fixed(nn.Module):
-    """Copies of tensors that follow the module's device and are in no checkpoint."""
+    """Copies of tensors that follow the module's device and type, and are in no checkpoint.
+
+    They are no buffers, which a callback that averages weights would average, and so round, too.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.names = tuple(tensors)
-        for index, tensor in enumerate(tensors.values()):
-            self.register_buffer(str(index), tensor.detach().clone(), persistent=False)
+        self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
-    def items(self) -> Iterator[tuple[str, Tensor]]:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Fixed":
+        self.tensors = {name: fn(tensor) for name, tensor in self.tensors.items()}
+        return super()._apply(fn, recurse)
+
+    def items(self) -> Iterable[tuple[str, Tensor]]:
         """Names and tensors."""
-        return zip(self.names, self.buffers(), strict=True)
+        return self.tensors.items()
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.get_buffer(str(self.names.index(name)))
+        return self.tensors[name]
 
 
 class Regulariser:

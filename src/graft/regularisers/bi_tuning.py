@@ -30,7 +30,7 @@ def contrast(own: Tensor, others: Tensor, positive: Tensor, temperature: float) 
         temperature: what similarities are divided by.
     """
     log_p = torch.log_softmax(torch.cat([own[:, None], others], dim=1) / temperature, dim=1)
-    positive = torch.cat([torch.ones_like(positive[:, :1]), positive], dim=1)
+    positive = torch.cat([positive.new_ones(len(own), 1), positive], dim=1)
     return -((log_p * positive).sum(dim=1) / positive.sum(dim=1)).mean()
 
 

@@ -109,7 +109,7 @@ class Delta(Regulariser):
         {"source_weights", "starting_network", "layer_groups", "trained_features"}
     )
 
-    weight: float = 0.1
+    weight: float = 0.003
     groups: str = ".*"
     attention: bool = False
     num_images: int = 100
