@@ -15,7 +15,7 @@ from graft.build.assembly import build_experiment
 from graft.build.validation import validate
 from graft.cli.compose import compose, hydra_application
 from graft.keys import stage_key
-from graft.pipeline import run
+from graft.pipeline import baseline_training, run, target_settings
 
 Run = Callable[..., dict[str, Any]]
 TINY = (
@@ -193,3 +193,31 @@ def test_what_leaves_the_weights_alone_leaves_the_key(config: Callable[..., dict
 )
 def test_what_changes_the_weights_changes_the_key(config: Callable[..., dict[str, Any]], override: str) -> None:
     assert key(config(override)) != key(config())
+
+
+def stage_keys(config: dict[str, Any]) -> dict[str, str]:
+    """The keys of pretraining, of the transfer stage from it, and of its baseline."""
+    experiment = build_experiment(config)
+    experiment.target.load(experiment.backbone().preprocessing)
+    found = {"pretrain": key(config)}
+    for name, training, start in (
+        ("transfer", experiment.transfer, found["pretrain"]),
+        ("baseline", baseline_training(experiment, "scratch"), None),
+    ):
+        settings = target_settings(experiment, training)
+        found[name] = stage_key(experiment, training, settings, experiment.target, start)
+    return found
+
+
+def test_a_regulariser_changes_the_key_of_the_transfer_stage_alone(config: Callable[..., dict[str, Any]]) -> None:
+    keys = [
+        stage_keys(config(*overrides))
+        for overrides in (
+            (),
+            ("regulariser=bss",),
+            ("regulariser=bss", "regulariser.bss.weight=0.1"),
+            ("regulariser=[bss,l2_sp]",),
+        )
+    ]
+    assert len({found["transfer"] for found in keys}) == len(keys)
+    assert len({(found["pretrain"], found["baseline"]) for found in keys}) == 1

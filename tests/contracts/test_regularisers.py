@@ -126,14 +126,12 @@ def test_it_changes_what_is_learned_and_resumed_is_bit_equal(
     assert equal(undisturbed, resumed(tmp_path / "b", how[2] - 1, domain, chosen(name), *how))
 
 
-@pytest.mark.parametrize("interrupted", [0, 1, 2])
 @pytest.mark.parametrize("averaged", [False, True])
-def test_resumed_is_bit_equal_with_all_together(
-    tmp_path: Path, domain: Domain, interrupted: int, averaged: bool
-) -> None:
+def test_resumed_is_bit_equal_with_all_together(tmp_path: Path, domain: Domain, averaged: bool) -> None:
     how = {"backbone": "resnet20", "how": "lp_ft", "epochs": 3, "averaged": averaged}
     undisturbed = fit(tmp_path / "a", domain, chosen(*REGULARISERS), **how)
-    assert equal(undisturbed, resumed(tmp_path / "b", interrupted, domain, chosen(*REGULARISERS), **how))
+    for epoch in range(3):
+        assert equal(undisturbed, resumed(tmp_path / f"b{epoch}", epoch, domain, chosen(*REGULARISERS), **how))
 
 
 def test_averaged_weights_are_those_of_the_regularised_network(tmp_path: Path, domain: Domain) -> None:
@@ -305,8 +303,7 @@ class SameOnAllRanks(Callback):
 def test_two_processes_agree(tmp_path: Path) -> None:
     domain = tiny_domain(tmp_path)
     together, how = chosen("lwf", "bi_tuning"), {"strategy": "ddp_spawn", "devices": 2}
-    fitted = fit(tmp_path / "a", domain, together, epochs=2, callbacks=(SameOnAllRanks(),), **how)
-    assert not equal(fitted, fit(tmp_path / "b", domain, {}, epochs=2, callbacks=(), **how))
+    fit(tmp_path / "a", domain, together, epochs=2, callbacks=(SameOnAllRanks(),), **how)
     state = read_checkpoint(tmp_path / "a" / LAST)["state_dict"]
     torch.manual_seed(1)
     assert not torch.equal(state["regularisation.terms.lwf.source_head.linear.weight"], LinearHead(84, 4).linear.weight)

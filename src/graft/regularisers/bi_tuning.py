@@ -82,7 +82,7 @@ class BiTuning(Regulariser):
         return _BiTuningTerm(self, projector, beginning.network)
 
 
-class _Keys(nn.Module):
+class Keys(nn.Module):
     """The latest keys of each class, in places that are filled in turn."""
 
     def __init__(self, num_classes: int, num_keys: int, num_features: int, num_outputs: int) -> None:
@@ -123,7 +123,7 @@ class _BiTuningTerm(Term):
         self.mapping = deepcopy(network.mapping).requires_grad_(False)
         self.key_projector = deepcopy(projector).requires_grad_(False)
         head = network.head
-        self.keys = _Keys(head.num_classes, settings.keys_per_class, head.num_features + 1, settings.num_outputs)
+        self.keys = Keys(head.num_classes, settings.keys_per_class, head.num_features + 1, settings.num_outputs)
 
     def forward(self, step: Step) -> Tensor:
         assert step.second is not None
