@@ -14,7 +14,15 @@ from graft.keys import stage_key
 from graft.models.heads.linear import LinearHead
 from graft.models.network import Network
 from graft.numerics import settle
-from graft.pipeline import baseline_training, load_domains, source_network, target_network, target_settings
+from graft.outcome import Start
+from graft.pipeline import (
+    baseline_training,
+    load_domains,
+    source_network,
+    target_key,
+    target_network,
+    transfer_network,
+)
 from graft.records.store import Store
 from graft.regularisers.base import Origin
 from graft.stage import Stage
@@ -85,12 +93,12 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
     stages = {"transfer": transfer}
     stages |= {f"baseline {name}": baseline_training(experiment, name) for name in experiment.baselines}
     for name, training in stages.items():
-        key = stage_key(experiment, training, target_settings(experiment, training), target, None)
+        key = target_key(experiment, training, Start("scratch"), None)
         itself = training == transfer and transfer.strategy.initialize == "scratch"
         if name != "transfer" and (itself or store.entry("baseline", key) is not None):
             costs.append(Cost(name, 0.0, in_store=True))
         else:
-            network = target_network(experiment)
+            network = transfer_network(experiment) if name == "transfer" else target_network(experiment)
             origin = trial_origin(experiment) if training.regularisers and source is not None else None
             costs.append(stage_cost(name, training, network, target, measure, experiment.features_limit, origin))
     return costs

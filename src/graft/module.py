@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
@@ -101,6 +101,15 @@ def network_outputs(network: Network, x: Tensor, cut: int) -> Outputs:
     return Outputs(logits=network.head(features), features=features)
 
 
+class Losses(NamedTuple):
+    """A batch's total loss, the weighted terms it sums up, its logits [n, k] and its labels as the view has them."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    logits: Tensor
+    y: Tensor
+
+
 class GraftModule(LightningModule):
     """Trains what one phase of a strategy says is trained.
 
@@ -131,14 +140,14 @@ class GraftModule(LightningModule):
         self.span = span
         self.seed = seed
         self.cut = 0  # layer groups of the backbone that the data have been through
+        self.stage_epochs = span.epochs  # the most that the stage has, over all phases
         self.carried_state: dict[str, Any] | None = None
         self._train_tally = Tally()
         self._val_tally = Tally()
 
     def configure_optimizers(self) -> Optimizer:
         """One parameter group for each layer group, rate and decay; state carried over from the phase before."""
-        trained = self.regularisation.trained_parameters if self.regularisation else {}
-        beside = {REGULARISATION + name: parameter for name, parameter in trained.items()}
+        beside = dict(self.regularisation.named_parameters(REGULARISATION[:-1])) if self.regularisation else None
         optimizer = make_optimizer(self.network, self.phase, self.optimizer_factory, beside)
         if self.carried_state is not None:
             restore_optimizer_state(optimizer, self.carried_state)
@@ -180,6 +189,13 @@ class GraftModule(LightningModule):
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         """The objective's total on one batch."""
+        losses = self.training_losses(batch, batch_idx)
+        terms = losses.terms if len(losses.terms) > 1 else {}
+        self._train_tally.add({"loss": losses.total} | terms, losses.logits, losses.y)
+        return losses.total
+
+    def training_losses(self, batch: LabelledBatch, batch_idx: int) -> Losses:
+        """What the objective and the regularisers say of one batch, in its training view."""
         seed = stable_seed(self.seed, self.stage_epoch, batch_idx, self.global_rank)
         seed_global_generators(seed, self.device)  # dropout and its kind
         second = self._second_view(batch, seed)
@@ -188,9 +204,7 @@ class GraftModule(LightningModule):
         terms = self.objective(outputs, batch.y, self.progress)
         assert terms.keys().isdisjoint(regularisers), "a regulariser has the name of a term of the objective"
         terms = terms | regularisers
-        total = reduce(add, terms.values())
-        self._train_tally.add({"loss": total} | (terms if len(terms) > 1 else {}), outputs.logits, batch.y)
-        return total
+        return Losses(reduce(add, terms.values()), terms, outputs.logits, batch.y)
 
     def _second_view(self, batch: LabelledBatch, seed: int) -> Tensor | None:
         """Another training view of a batch where a regulariser asks for one; where views are fixed, the same."""

@@ -3,8 +3,10 @@
 import math
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +40,16 @@ from graft.recalibration import recalibrate
 from graft.records.files import atomic_write_json, read_json
 from graft.regularisers.base import PREFIX as REGULARISATION
 from graft.regularisers.base import Beginning, Origin, Regularisation, frozen_copy
+from graft.regularisers.sam import SAM
 from graft.seeds import stable_seed
+from graft.sharpness import SharpnessAwareModule
 from graft.strategies.engine import apply_phase, frozen_prefix, moved_groups, untouched_names
 from graft.strategies.phases import ResolvedPhase, replan
 
 State = dict[str, Tensor]  # a network's parameters and buffers by name
 
 MONITOR = "val/accuracy"
+START = "start.ckpt"  # the network where the training of its backbone began
 GROUPS = "groups.json"  # the layer groups that `groups: auto` was found to stand for
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -54,6 +59,7 @@ EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen parts are
     r"The '.*_dataloader' does not have many workers",  # data in memory is fastest without
     r"The number of training batches .* is smaller than the logging interval",
+    r"Total length of `list` across ranks is zero",  # val_fraction=0: there is nothing to validate on
     r"You're resuming from a checkpoint that ended before the epoch ended",
 )
 
@@ -72,6 +78,7 @@ class Stage:
     logger: Logger | None
     cache: FeatureCache | None  # None: images go through frozen parts in every epoch
     origin: Origin | None = None  # the source stage, for regularisers; None where the weights come from elsewhere
+    keep_start: bool = False  # leave the network as it was where the training of its backbone began
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
                     how = inference(training, training.plain_trainer(), network)
                     recalibrate(network.backbone, stage.domain, how)
                 solve_closed_form(stage, network, None if trains_backbone(phases[index]) else stage.cache)
+            if stage.keep_start and index == first_of_backbone(phases):
+                write_start(stage, network)
         if phases[index].trained_names and phases[index].max_epochs > 0:
             history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
         position.checkpoint = None
@@ -267,7 +276,7 @@ def fit_phase(
             stage = replace(stage, cache=None)
     data = phase_data(stage, network, phase, inference(training, trainer, network))
     data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
-    module = GraftModule(
+    module = module_class(training)(
         network,
         training.objective,
         phase,
@@ -279,6 +288,7 @@ def fit_phase(
         regularisation,
     )
     module.cut = data.cut if isinstance(data, FeatureDomain) else 0
+    module.stage_epochs = phases[-1].first_epoch + phases[-1].max_epochs
     module.carried_state = None if phase.restart else position.optimizer
     attached = regularisation.attached(network) if regularisation is not None else nullcontext()
     with warnings.catch_warnings(), attached:
@@ -291,6 +301,14 @@ def fit_phase(
     if regularisation is not None:
         restore_regularisation(regularisation, checkpoint)
     return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
+
+
+def module_class(training: Training) -> Callable[..., GraftModule]:
+    """What trains a phase: with a regulariser that needs the worst point nearby, a module that goes there."""
+    for regulariser in training.regularisers.values():
+        if isinstance(regulariser, SAM):
+            return partial(SharpnessAwareModule, rho=regulariser.rho)
+    return GraftModule
 
 
 def num_epochs_before(history: list[dict[str, Any]], index: int) -> int:
@@ -398,6 +416,25 @@ def moved_prefix(network: Network, phases: tuple[ResolvedPhase, ...], index: int
 def trains_backbone(phase: ResolvedPhase) -> bool:
     """Whether the phase trains any parameter of the backbone."""
     return any(name.startswith("backbone.") for name in phase.trained_names)
+
+
+def first_of_backbone(phases: Sequence[ResolvedPhase]) -> int | None:
+    """The index of the first phase that trains a parameter of the backbone, None where none does."""
+    return next((phase.index for phase in phases if trains_backbone(phase)), None)
+
+
+def write_start(stage: Stage, network: Network) -> None:
+    """Write down the network where the training of its backbone begins."""
+    checkpoint = {"key": stage.key, "state": snapshot(network)}
+    AtomicCheckpointIO().save_checkpoint(checkpoint, stage.folder / START)
+
+
+def read_start(stage: Stage) -> State:
+    """The network's state where the training of its backbone began, of a stage that kept it."""
+    checkpoint = read_checkpoint(stage.folder / START)
+    assert checkpoint["key"] == stage.key, stage.folder
+    state: State = checkpoint["state"]
+    return state
 
 
 def num_trained(network: Network, phase: ResolvedPhase) -> int:

@@ -29,7 +29,8 @@ def overrides_for(choice: str) -> Iterator[list[str]]:
             yield [f"target={name}"]
         return
     with_norms = ["backbone=resnet20"] if group in ("strategy", "regulariser") else []
-    yield [f"{group}={name}", *with_norms]
+    with_views = ["target.augmentation.flip=true", "target.augmentation.crop_padding=2"] if name == "tta" else []
+    yield [f"{group}={name}", *with_norms, *with_views]
     if group in ("strategy", "objective", "optimizer", "scheduler"):
         yield [f"{group}@pretrain.{group}={name}", *with_norms]
 

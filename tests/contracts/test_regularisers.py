@@ -35,7 +35,7 @@ from graft.stage import Fitted, fit_stage
 from graft.strategies.phases import Strategy
 
 REGULARISERS = [name for name in names("regulariser") if name != "none"]
-ON_THE_NETWORK = ("stoch_norm",)  # they add nothing to the loss
+ON_THE_NETWORK = ("stoch_norm", "sam")  # they add nothing to the loss
 FEW_IMAGES = {"delta": {"attention": True, "num_images": 4}, "ewc": {"num_samples": 4}}  # where many take long
 
 
@@ -342,6 +342,8 @@ REFUSED = [
     ],
     ("regulariser=stoch_norm", "", "this network has none"),
     ("regulariser=stoch_norm", "strategy=linear_probe backbone=resnet20", "in train mode"),
+    ("regulariser=stoch_norm", "adapter=lora backbone=resnet20", "adapter=lora keeps them as they are"),
+    ("regulariser=delta", "adapter=side_tuning", "those of this backbone are no functions one after another"),
     ("regulariser=ewc", "strategy=linear_probe", "trains none of them"),
     ("regulariser=l2_sp", "regulariser.l2_sp.groups=stem", "matches no layer group"),
     ("regulariser=l2_sp", "regulariser.l2_sp.alpha=-1", "expected 0 or more"),
@@ -356,6 +358,9 @@ REFUSED = [
     ("regulariser=bi_tuning", "regulariser.bi_tuning.momentum=2", "from 0 to 1"),
     ("regulariser=bi_tuning", "regulariser.bi_tuning.temperature=0", "above 0"),
     ("regulariser=bi_tuning", "regulariser.bi_tuning.keys_per_class=0", "expected 1 or more"),
+    ("regulariser=sam", "regulariser.sam.rho=0", "above 0"),
+    ("regulariser=sam", "optimizer=lbfgs", "one gradient a step"),
+    ("regulariser=sam", "precision=16-mixed", "not scaled"),
 ]
 
 

@@ -3,6 +3,7 @@ import torch
 from torchvision.transforms import v2
 
 from graft.batch import LabelledBatch
+from graft.data import batchwise
 from graft.data.augment import Augmentation
 from graft.data.preprocessing import Preprocessing
 from graft.data.view import View
@@ -81,3 +82,21 @@ def test_batches_are_not_changed_in_place() -> None:
     before = given.x.clone()
     View(PREPROCESSING, Augmentation(crop_padding=2, flip=True, cutmix=1.0), 4).train(given, torch.Generator())
     assert torch.equal(given.x, before)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [None, Augmentation(flip=True), Augmentation(crop_padding=4, flip=True), Augmentation(resized_crop=(0.1, 1.0))],
+)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_large_batches_are_cut_as_small_ones_are(
+    augmentation: Augmentation | None, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(augmentation).x
+    monkeypatch.setattr(batchwise, "WORTH_THREADS", 0)
+    monkeypatch.setattr(batchwise, "PIECE", 3000)
+    given = batch()
+    given = given._replace(x=given.x.contiguous(memory_format=memory_format))
+    in_pieces = View(PREPROCESSING, augmentation, 4).train(given, torch.Generator().manual_seed(0)).x
+    torch.testing.assert_close(in_pieces, whole)
+    assert torch.equal(batchwise.gather(given.x, torch.tensor([5, 0, 5])), given.x[[5, 0, 5]])

@@ -15,6 +15,7 @@ from graft.build.remember import remembered
 from graft.build.targets import arguments_of
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
+from graft.models.adapters.base import Adapter
 from graft.regularisers.base import Regulariser
 from graft.scores.base import Score
 from graft.strategies.phases import Strategy
@@ -39,6 +40,7 @@ def build_experiment(config: Config) -> Experiment:
         weights=backbone["weights"],
         reinitialise=tuple(backbone["reinitialise"]),
         mapping=factory(config["mapping"]),
+        adapter=make_adapter(config["adapter"]),
         head=factory(config["head"]),
         pretrain=make_training(config, pretrain, pretrain["max_epochs"], pretrain["seed"]),
         transfer=replace(
@@ -47,10 +49,12 @@ def build_experiment(config: Config) -> Experiment:
             regularisers=make_regularisers(config["regulariser"]),
         ),
         baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
+        after={name: make(node) for name, node in config["after"].items()},
         selection=config["selection"],
         logger=make_logger(config["logger"]),
         store=Path(config["paths"]["store"]).expanduser(),
         features_limit=int(config["features"]["cache_limit_gib"] * 2**30),
+        cka_images=config["analysis"]["cka_images"],
         config=config,
     )
 
@@ -106,6 +110,11 @@ def make_domain(node: Config) -> Domain | None:
     accepted = arguments_of(node["_target_"])
     domain: Domain = make({key: value for key, value in node.items() if key in accepted or key.startswith("_")})
     return domain
+
+
+def make_adapter(node: Config) -> Adapter | None:
+    """The adapter, None for `_target_: null`."""
+    return None if node["_target_"] is None else make(node)
 
 
 def make_logger(node: Config) -> Callable[[Path], Logger] | None:

@@ -15,10 +15,10 @@ from torch import Tensor
 from graft.data.recycling import empty
 from graft.data.threaded import for_each
 
-PIECE = 2**18  # values that stay in a core's cache while other threads are at work
+PIECE = 2**17  # values that stay in a core's cache while other threads are at work
 WORTH_THREADS = 2**22  # values that take much longer than waking threads, and than their waits for the interpreter
 
-Cut = Callable[[slice], Tensor]  # those images [m, c, h, w] of a batch that are in a slice
+Cut = Callable[[slice, Tensor], None]  # writes those images of a batch that are in a slice to [m, c, h, w]
 
 
 def in_pieces(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
@@ -32,17 +32,23 @@ def in_pieces(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
     for_each(list(map(slice, bounds, bounds[1:])), work, torch.get_num_threads())
 
 
+def write(images: Tensor, out: Tensor) -> None:
+    """Copy and convert images; on a CPU by the calling thread alone."""
+    if out.device.type == "cpu":
+        out.numpy()[:] = images.numpy()
+    else:
+        out.copy_(images)
+
+
 def assemble(cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """All images uint8 of a batch of `shape` [n, ...]."""
+    """All images of a batch of `shape` [n, ...], in float32."""
     if device.type != "cpu":
-        return cut(slice(None))
-    images = empty(shape, np.uint8)
-
-    def fill(piece: slice) -> None:
-        images[piece] = cut(piece).numpy()
-
-    in_pieces(fill, shape)
-    return torch.from_numpy(images)
+        images = torch.empty(shape, dtype=torch.float32, device=device)
+        cut(slice(None), images)
+        return images
+    images = torch.from_numpy(empty(shape, np.float32))
+    in_pieces(lambda piece: cut(piece, images[piece]), shape)
+    return images
 
 
 def gather(x: Tensor, positions: Tensor) -> Tensor:
@@ -54,7 +60,7 @@ def gather(x: Tensor, positions: Tensor) -> Tensor:
     gathered = empty((len(chosen), *images.shape[1:]), images.dtype)
 
     def fill(piece: slice) -> None:
-        gathered[piece] = images[chosen[piece]]
+        images.take(chosen[piece], axis=0, out=gathered[piece], mode="clip")  # the default mode copies twice
 
     in_pieces(fill, gathered.shape)
     return torch.from_numpy(gathered).permute(back)
@@ -75,15 +81,17 @@ def memory_order(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def scale_and_shift(cut: Cut, shape: tuple[int, ...], scale: Tensor, shift: Tensor) -> Tensor:
     """All images of a batch of `shape` [n, c, h, w], times `scale` [c, 1, 1] plus `shift` [c, 1, 1], in float32."""
     if is_small(shape):
-        return torch.empty(shape, dtype=torch.float32).copy_(cut(slice(None))).mul_(scale).add_(shift)
+        scaled = torch.empty(shape, dtype=torch.float32)
+        cut(slice(None), scaled)
+        return scaled.mul_(scale).add_(shift)
     factors, offsets = scale.numpy(), shift.numpy()
-    scaled = empty(shape, np.float32)
+    images = empty(shape, np.float32)
 
     def fill(piece: slice) -> None:
-        part = scaled[piece]
-        part[:] = cut(piece).numpy()
+        part = images[piece]
+        cut(piece, torch.from_numpy(part))
         part *= factors
         part += offsets
 
     in_pieces(fill, shape)
-    return torch.from_numpy(scaled)
+    return torch.from_numpy(images)

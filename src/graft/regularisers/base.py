@@ -34,6 +34,7 @@ Need = Literal[
     "source_val",  # validation samples of the source
     "trained_features",  # some phase trains what makes the features
     "one_label_each",  # no mixture of images
+    "plain_gradients",  # an optimizer that takes one gradient a step, of a loss that is not scaled
 ]
 
 
@@ -85,8 +86,8 @@ class Beginning:
 class Term(nn.Module):
     """A regulariser at work in one stage: `forward(step)` gives its weighted share of the loss, a scalar.
 
-    Those of its parameters that require gradients are trained beside the network's, and its state is in the
-    checkpoints. What it gets when the stage begins and never changes is kept in `Fixed`, which is in none.
+    Its parameters are trained beside the network's, and its state is in the checkpoints. What it gets when the stage
+    begins and never changes is kept in `Fixed`, which is in none.
     """
 
 
@@ -204,11 +205,6 @@ class Regularisation(nn.Module):
         """Bring the starting network to the device and the type of weights."""
         for network in self.starting_network:
             network.to(device, dtype)
-
-    @property
-    def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained beside the network, by name."""
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     @contextmanager
     def attached(self, network: Network) -> Iterator[None]:

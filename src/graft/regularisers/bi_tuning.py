@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from graft.models.heads.linear import LinearHead
 from graft.models.network import Network, initial_weights
 from graft.regularisers.base import Beginning, Need, Regulariser, Step, Term, check_weights
 from graft.strategies.phases import ResolvedPhase
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def contrast(own: Tensor, others: Tensor, positive: Tensor, temperature: float) -> Tensor:
@@ -118,10 +120,9 @@ class _BiTuningTerm(Term):
         super().__init__()
         self.settings = settings
         self.projector = projector
-        # The averages: what a view goes through to become keys.
-        self.backbone = deepcopy(network.backbone).requires_grad_(False)
-        self.mapping = deepcopy(network.mapping).requires_grad_(False)
-        self.key_projector = deepcopy(projector).requires_grad_(False)
+        # What a second view goes through to become keys.
+        self.backbone, self.mapping = averaged(network.backbone), averaged(network.mapping)
+        self.key_projector = averaged(projector)
         head = network.head
         self.keys = Keys(head.num_classes, settings.keys_per_class, head.num_features + 1, settings.num_outputs)
 
@@ -154,12 +155,23 @@ class _BiTuningTerm(Term):
         follow(self.key_projector, self.projector, self.settings.momentum)
 
 
+def averaged(module: ModuleT) -> ModuleT:
+    """A copy that holds its parameters as buffers, which nothing trains."""
+    copy = deepcopy(module)
+    for owner in copy.modules():
+        for name, parameter in list(owner.named_parameters(recurse=False)):
+            delattr(owner, name)
+            owner.register_buffer(name, parameter.detach())
+    return copy
+
+
 @torch.no_grad()
 def follow(average: nn.Module, current: nn.Module, momentum: float) -> None:
-    """Let parameters be momentum x themselves + (1 - momentum) x the current ones; buffers and modes are taken over."""
-    for mean, parameter in zip(average.parameters(), current.parameters(), strict=True):
-        mean.lerp_(parameter, 1.0 - momentum)
-    for copied, buffer in zip(average.buffers(), current.buffers(), strict=True):
-        copied.copy_(buffer)
+    """Move averages to momentum x themselves + (1 - momentum) x the current parameters; take over buffers and modes."""
+    own = dict(average.named_buffers())
+    for name, parameter in current.named_parameters():
+        own[name].lerp_(parameter, 1.0 - momentum)
+    for name, buffer in current.named_buffers():
+        own[name].copy_(buffer)
     for follower, module in zip(average.modules(), current.modules(), strict=True):
         follower.training = module.training

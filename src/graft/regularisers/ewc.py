@@ -14,6 +14,7 @@ from torch.nn.functional import log_softmax
 from graft import __version__
 from graft.errors import UserError
 from graft.features import Inference, in_eval_mode
+from graft.models.adapters.base import adapter_settings
 from graft.models.backbones.base import Backbone
 from graft.models.heads.linear import LinearHead
 from graft.models.network import Network
@@ -113,7 +114,7 @@ class EWC(Regulariser):
             {
                 "versions": [__version__, torch.__version__],
                 "weights": state_sha256(backbone.state_dict() | origin.head.state_dict()),
-                "backbone": type(backbone).__qualname__,
+                "backbone": [type(backbone).__qualname__, *adapter_settings(backbone)],
                 "data": origin.domain.fingerprint,
                 "num_samples": self.num_samples,
             }

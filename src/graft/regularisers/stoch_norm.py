@@ -48,6 +48,9 @@ class StochNorm(Regulariser):
         }
         if not groups:
             raise UserError("it acts on batch norms, and this network has none")
+        if network.backbone.adaptation is not None:
+            name = network.backbone.adaptation.adapter.name
+            raise UserError(f"it acts on batch norms in train mode, and adapter={name} keeps them as they are")
         if not any(phase.norm_statistics == "follow" and groups.intersection(phase.trained_groups) for phase in phases):
             raise UserError("it acts on batch norms in train mode, and this strategy has none in it")
 
