@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from builders import network, stage, tiny_domain, training
+from builders import ON_THE_NETWORK, network, stage, tiny_domain, training
 from conf_plugins import CONF, build, names
 from hydra.core.config_loader import ConfigLoader
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -24,7 +24,6 @@ from graft.regularisers.base import Origin, Regulariser
 from graft.stage import Fitted, fit_stage
 
 REGULARISERS = [name for name in names("regulariser") if name != "none"]
-ON_THE_NETWORK = ("stoch_norm", "sam")  # they add nothing to the loss
 
 
 def regulariser(name: str) -> Regulariser:
