@@ -19,7 +19,8 @@ from graft.features import Inference, Prefix, features_key
 from graft.keys import stage_key
 from graft.models.backbones.resnet_cifar import ResNetCifar
 from graft.models.weights import save_weights
-from graft.pipeline import planned_network, run
+from graft.outcome import Start
+from graft.pipeline import baseline_training, planned_network, run, target_key
 
 Run = Callable[..., dict[str, Any]]
 TINY = (
@@ -327,5 +328,38 @@ def test_folded_norm_layers_are_not_normalised_anew(config: Callable[..., dict[s
     for strategy in ("fine_tune", "adabn", "gradual_unfreeze"):
         with pytest.raises(UserError, match=r"folded .*add \+strategy.norm_statistics=eval"):
             planned_network(build_experiment(config(*chosen, f"strategy={strategy}")))
-    for fixed in ("strategy=linear_probe", "strategy=lp_ft", "strategy=scratch", "+strategy.norm_statistics=eval", "adapter=lora"):
+    for fixed in (
+        "strategy=linear_probe",
+        "strategy=lp_ft",
+        "strategy=scratch",
+        "+strategy.norm_statistics=eval",
+        "adapter=lora",
+    ):
         planned_network(build_experiment(config(*chosen, fixed)))
+
+
+def stage_keys(config: dict[str, Any]) -> dict[str, str]:
+    """The keys of pretraining, of the transfer stage from it, and of its baseline."""
+    experiment = build_experiment(config)
+    experiment.target.load(experiment.backbone().preprocessing)
+    pretrained = key(config)
+    scratch = baseline_training(experiment, "scratch")
+    return {
+        "pretrain": pretrained,
+        "transfer": target_key(experiment, experiment.transfer, Start("source", pretrained), None),
+        "baseline": target_key(experiment, scratch, Start("scratch"), None),
+    }
+
+
+def test_a_regulariser_changes_the_key_of_the_transfer_stage_alone(config: Callable[..., dict[str, Any]]) -> None:
+    keys = [
+        stage_keys(config(*overrides))
+        for overrides in (
+            (),
+            ("regulariser=bss",),
+            ("regulariser=bss", "regulariser.bss.weight=0.1"),
+            ("regulariser=[bss,l2_sp]",),
+        )
+    ]
+    assert len({found["transfer"] for found in keys}) == len(keys)
+    assert len({(found["pretrain"], found["baseline"]) for found in keys}) == 1

@@ -234,9 +234,12 @@ def trained_network(combination: Combination) -> Network:
 
 
 def few_samples(name: str) -> dict[str, Regulariser]:
-    """The regularisers of a YAML, looking at few samples where they look at some."""
-    nodes = load("regulariser", name).items()
-    return {key: build(node | ({"num_samples": 2} if "num_samples" in node else {})) for key, node in nodes}
+    """The regularisers of a YAML, looking at few images where they look at some beforehand."""
+    few = {"num_samples": 2, "num_images": 2}
+    return {
+        key: build(node | {setting: few[setting] for setting in few.keys() & node.keys()})
+        for key, node in load("regulariser", name).items()
+    }
 
 
 def short_stage(combination: Combination, folder: Path, domain: Domain, store: Store) -> Stage:
