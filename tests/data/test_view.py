@@ -3,6 +3,7 @@ import torch
 from torchvision.transforms import v2
 
 from graft.batch import LabelledBatch
+from graft.data import batchwise
 from graft.data.augment import Augmentation
 from graft.data.preprocessing import Preprocessing
 from graft.data.view import View
@@ -59,6 +60,18 @@ def test_views_are_a_function_of_the_generator(augmentation: Augmentation) -> No
     assert first.y.shape == ((8, 4) if mixes else (8,))
 
 
+@pytest.mark.parametrize(
+    "augmentation", [None, Augmentation(flip=True), Augmentation(crop_padding=4, flip=True), Augmentation(contrast=0.5)]
+)
+def test_large_batches_are_treated_as_small_ones(
+    augmentation: Augmentation | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = train(augmentation)
+    monkeypatch.setattr(batchwise, "WORTH_THREADS", 1)
+    monkeypatch.setattr(batchwise, "PIECE", 3 * 24**2 * 3)
+    assert torch.equal(train(augmentation).x, small.x)
+
+
 def test_flips_mirror_the_evaluation_view() -> None:
     fixed = View(PREPROCESSING, None, 4).evaluate(batch().x)
     found = train(Augmentation(flip=True)).x
@@ -79,5 +92,9 @@ def test_the_default_float_type_is_given() -> None:
 def test_batches_are_not_changed_in_place() -> None:
     given = batch()
     before = given.x.clone()
-    View(PREPROCESSING, Augmentation(crop_padding=2, flip=True, cutmix=1.0), 4).train(given, torch.Generator())
+    view = View(PREPROCESSING, Augmentation(crop_padding=2, flip=True, cutmix=1.0), 4)
+    view.train(given, torch.Generator())
     assert torch.equal(given.x, before)
+    floats = before.float()
+    view.evaluate(floats)
+    assert torch.equal(floats, before.float())

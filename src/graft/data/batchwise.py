@@ -48,9 +48,9 @@ def assemble(cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
 def gather(x: Tensor, positions: Tensor) -> Tensor:
     """The images [m, ...] at `positions` [m] of images [n, ...], whose order in memory they keep."""
     order, back = memory_order(x)
+    if is_small((len(positions), *x.shape[1:])):
+        return x.permute(order).index_select(0, positions).permute(back)
     images, chosen = x.permute(order).numpy(), positions.numpy()
-    if is_small((len(chosen), *images.shape[1:])):
-        return torch.from_numpy(images.take(chosen, axis=0)).permute(back)
     gathered = empty((len(chosen), *images.shape[1:]), images.dtype)
 
     def fill(piece: slice) -> None:
@@ -73,10 +73,15 @@ def memory_order(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def scale_and_shift(cut: Cut, shape: tuple[int, ...], scale: Tensor, shift: Tensor) -> Tensor:
-    """All images of a batch of `shape` [n, c, h, w], times `scale` [c, 1, 1] plus `shift` [c, 1, 1], in float32."""
+    """All images of a batch of `shape` [n, c, h, w], times `scale` [c, h, w] plus `shift` [c, h, w], in float32.
+
+    Both are the same all over a channel. torch multiplies and adds several times faster where there is one for every
+    value; to read so many takes NumPy longer.
+    """
     if is_small(shape):
-        return torch.empty(shape, dtype=torch.float32).copy_(cut(slice(None))).mul_(scale).add_(shift)
-    factors, offsets = scale.numpy(), shift.numpy()
+        x = cut(slice(None)).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        return x.mul_(scale).add_(shift)
+    factors, offsets = (values[:, :1, :1].numpy() for values in (scale, shift))
     scaled = empty(shape, np.float32)
 
     def fill(piece: slice) -> None:
