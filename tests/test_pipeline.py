@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from graft.build.assembly import build_experiment
 from graft.build.validation import validate
 from graft.cli.compose import compose, hydra_application
+from graft.errors import UserError
+from graft.features import Inference, Prefix, features_key
 from graft.keys import stage_key
-from graft.pipeline import run
+from graft.pipeline import planned_network, run
 
 Run = Callable[..., dict[str, Any]]
 TINY = (
@@ -137,6 +139,50 @@ def test_scratch_is_its_own_baseline(record_of: Run) -> None:
     assert again["baselines"]["scratch"]["history"] == record["history"]
 
 
+def test_frozen_layer_groups_are_exactly_as_they_were_transferred(record_of: Run) -> None:
+    found = record_of("strategy=last_stage", "backbone=resnet20", "baselines=[]")["transferred"]
+    *frozen, last = found["groups"].values()
+    assert {(row["moved"], row["buffers_moved"], row["cka"]) for row in frozen} == {(0.0, 0.0, 1.0)}
+    assert 0 < last["moved"] == pytest.approx(found["moved"])
+    assert last["buffers_moved"] > 0
+    assert 0 <= last["cka"] < 1
+    assert found["images"] == 60
+    assert found["forgotten"] is not None
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_linear_probe_leaves_the_backbone_as_it_was_in_any_precision(record_of: Run, precision: str) -> None:
+    found = record_of("strategy=linear_probe", f"precision={precision}", "baselines=[]")["transferred"]
+    assert {(row["moved"], row["cka"]) for row in found["groups"].values()} == {(0.0, 1.0)}
+    assert (found["forgotten"], found["images"]) == (0.0, 0)
+
+
+def test_the_start_is_what_transfer_starts_from_and_the_end_what_is_kept(record_of: Run) -> None:
+    first = record_of("baselines=[]")
+    second = record_of("source=none", f"backbone.weights={first['folder']}", "baselines=[]", "analysis.cka_images=0")
+    before, after = (load_file(run["folder"] / "weights" / "backbone.safetensors") for run in (first, second))
+    for name, row in second["transferred"]["groups"].items():
+        squares = [float((after[key] - before[key]).double().square().sum()) for key in after if key.startswith(name)]
+        assert row["moved"] == pytest.approx(sum(squares) ** 0.5, rel=1e-5)
+        assert row["cka"] is None
+    assert second["transferred"]["forgotten"] is None
+
+
+def test_from_scratch_nothing_is_transferred(record_of: Run) -> None:
+    record = record_of("strategy=scratch")
+    assert record["transferred"] == {}
+    assert record["reliability"] == record["baselines"]["scratch"]["reliability"]
+    assert sum(record["reliability"]["samples"]) == 30
+    assert record["training_labels"] == 48
+
+
+def test_a_diverged_run_is_whole(record_of: Run) -> None:
+    record = record_of("optimizer.lr=1e30", "logger=tensorboard", "baselines=[]")
+    assert record["status"] == "done"
+    assert record["transferred"]["moved"] is None
+    assert record["transferred"]["groups"]["stage3"]["cka"] is None
+
+
 def test_weights_of_an_earlier_run_are_a_start(record_of: Run) -> None:
     first = record_of("baselines=[]")
     second = record_of("source=none", f"backbone.weights={first['folder']}", "strategy=linear_probe", "baselines=[]")
@@ -144,6 +190,83 @@ def test_weights_of_an_earlier_run_are_a_start(record_of: Run) -> None:
     before = load_file(first["folder"] / "weights" / "backbone.safetensors")
     after = load_file(second["folder"] / "weights" / "backbone.safetensors")
     assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_an_adapter_is_recorded_and_saved_alone_and_merged(record_of: Run) -> None:
+    record = record_of("adapter=lora", "optimizer.lr=0.01")
+    adapter, cost = record["adapter"], record["cost"]
+    assert (adapter["kind"], adapter["parameters"], len(adapter["layers"])) == ("lora", 7768, 4)
+    assert adapter["skipped"] == {}
+    assert adapter["trainable_parameters"] == cost["trainable_parameters"] == 7768 + 3 * 84 + 3
+    assert adapter["share"] == pytest.approx(cost["trainable_parameters"] / cost["num_parameters"])
+    assert record["metrics"]["source/test/accuracy_after_transfer"] != record["metrics"]["source/test/accuracy"]
+    plain = record_of("baselines=[]")
+    assert plain["adapter"] is None
+    files = {name: load_file(record["folder"] / "weights" / f"{name}.safetensors") for name in ("backbone", "network")}
+    expected = load_file(plain["folder"] / "weights" / "network.safetensors")
+    assert files["network"].keys() == expected.keys()
+    alone = load_file(record["folder"] / "weights" / "adapter.safetensors")
+    assert {name for name in alone if "lora" not in name} == {"head.linear.weight", "head.linear.bias"}
+    again = record_of("source=none", f"backbone.weights={record['folder']}", "strategy=linear_probe", "baselines=[]")
+    assert again["metrics"]["target/test/accuracy"] > 1 / 3
+
+
+def test_baselines_train_without_the_adapter(record_of: Run) -> None:
+    with_adapter, without = record_of("adapter=bottleneck"), record_of()
+    assert with_adapter["baselines"]["scratch"]["history"] == without["baselines"]["scratch"]["history"]
+    num_parameters = without["cost"]["num_parameters"]
+    assert with_adapter["baselines"]["scratch"]["trainable_parameters"] == num_parameters
+    assert with_adapter["cost"]["num_parameters"] > num_parameters > with_adapter["cost"]["trainable_parameters"]
+
+
+@pytest.mark.parametrize("adapter", ["bottleneck", "visual_prompt", "side_tuning"])
+def test_what_cannot_be_merged_leaves_no_plain_backbone(record_of: Run, adapter: str) -> None:
+    record = record_of(f"adapter={adapter}", "baselines=[]")
+    folder = record["folder"] / "weights"
+    assert {path.name for path in folder.iterdir()} == {"adapter.safetensors", "network.safetensors"}
+    assert record["metrics"]["source/test/accuracy_after_transfer"] >= 0
+    with pytest.raises(UserError, match="that run's adapter cannot be merged into a plain backbone"):
+        record_of("source=none", f"backbone.weights={record['folder']}", "baselines=[]")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("adapter=vera", "strategy=gradual_unfreeze", "precision=bf16-true"),
+        ("adapter=lora", "after=[temperature,tta]", "callbacks=swa", "target.augmentation.crop_padding=2"),
+        ("adapter=oft", "strategy=surgical_auto", "precision=64-true"),
+        ("adapter=rslora", "strategy=lp_ft", "head=ridge"),
+        ("adapter=dora", "strategy=discriminative", "callbacks=ema", "precision=bf16-mixed"),
+        ("adapter=lora", "backbone=resnet20", "strategy=gradual_unfreeze"),
+        ("adapter=ia3", "backbone=resnet20", "strategy=plateau_unfreeze_best", "adapter.targets.groups=[-1]"),
+    ],
+    ids=" ".join,
+)
+def test_adapters_train_under_strategies_and_options(record_of: Run, overrides: tuple[str, ...]) -> None:
+    record = record_of(*overrides, "baselines=[]")
+    assert record["status"] == "done"
+    merged = load_file(record["folder"] / "weights" / "backbone.safetensors")
+    assert all(tensor.isfinite().all() for tensor in merged.values())
+
+
+@pytest.mark.parametrize(
+    "regulariser", ["l2_sp", "delta", "bss", "co_tuning", "lwf", "ewc", "feature_distillation", "sam"]
+)
+def test_regularisers_act_on_what_an_adapter_makes_of_the_backbone(record_of: Run, regulariser: str) -> None:
+    record = record_of("adapter=lora", f"regulariser={regulariser}", "strategy=gradual_unfreeze", "baselines=[]")
+    assert record["adapter"]["parameters"] == 7768
+    assert (f"train/{regulariser}" in record["history"][-1]) == (regulariser != "sam")
+
+
+def test_an_adapter_enters_the_key_of_the_stage_and_of_features(config: Callable[..., dict[str, Any]]) -> None:
+    keys = set()
+    for overrides in ((), ("adapter=lora",), ("adapter=lora", "adapter.alpha=8"), ("adapter=ia3",)):
+        experiment = build_experiment(config(*overrides))
+        network = planned_network(experiment)
+        how = Inference(torch.device("cpu"))
+        prefix = Prefix.whole(network.backbone)
+        keys.add(features_key(prefix, "weights", experiment.target, "train", how))
+    assert len(keys) == 4
 
 
 def test_test_labels_change_nothing_but_test_scores(record_of: Run, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from graft.data.domain import Domain
 from graft.features import FeatureCache, Inference
 from graft.models.network import Network
-from graft.recalibration import recalibrate
+from graft.recalibration import averaging_statistics, recalibrate, reestimate
 from graft.records.store import Store
 from graft.stage import fit_stage
 from graft.strategies.phases import Strategy
@@ -89,3 +89,32 @@ def test_training_statistics_move_the_boundary_of_what_is_cached(tmp_path: Path,
     moved = {name for name, tensor in before.items() if not torch.equal(fitted.last[name], tensor)}
     statistics = {name for name in before if name.rpartition(".")[2].startswith(("running", "num_batches"))}
     assert moved == statistics | {"head.linear.weight", "head.linear.bias"}
+
+
+def test_reestimated_statistics_of_one_batch_are_those_of_train_mode(tmp_path: Path) -> None:
+    domain = tiny_domain(tmp_path, batch_size=64)
+    net = network("resnet20").double()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    reestimate(net, domain, replace(CPU, dtype=torch.float64))
+    whole = copy.deepcopy(net).train()
+    for module in norms(whole):
+        module.momentum = 1.0
+    whole(all_images(domain).double())
+    for ours, theirs in zip(norms(net), norms(whole), strict=True):
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(ours.running_var, theirs.running_var, rtol=1e-9, atol=1e-9)
+    moved = {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {name for name in before if name.endswith(("running_mean", "running_var"))}
+
+
+def test_averaged_statistics_are_the_mean_over_batches_whatever_they_were() -> None:
+    layer = nn.BatchNorm1d(3, momentum=0.2).eval()
+    layer.running_mean.fill_(7.0)  # type: ignore[union-attr]
+    layer.num_batches_tracked += 5  # type: ignore[operator]
+    batches = torch.randn(4, 10, 3).unbind()
+    with averaging_statistics([layer]):
+        for batch in batches:
+            layer(batch)
+    torch.testing.assert_close(layer.running_mean, torch.stack([batch.mean(0) for batch in batches]).mean(0))
+    torch.testing.assert_close(layer.running_var, torch.stack([batch.var(0) for batch in batches]).mean(0))
+    assert (layer.training, layer.momentum, int(layer.num_batches_tracked)) == (False, 0.2, 5)  # type: ignore[arg-type]

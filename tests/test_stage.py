@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from graft.callbacks.checkpoints import LAST, PREVIOUS, read_checkpoint, read_last_checkpoint
+from graft.callbacks.swa import StochasticWeightAveraging
 from graft.data.augment import Augmentation
 from graft.data.datasets import EpochSampler
 from graft.data.domain import Domain
@@ -23,7 +24,7 @@ from graft.features import FeatureCache
 from graft.models.network import Network
 from graft.records.store import Store, size_of
 from graft.seeds import stable_seed
-from graft.stage import Fitted, fit_stage
+from graft.stage import Fitted, fit_stage, read_start
 from graft.strategies.phases import Strategy
 from graft.strategies.schedules import Constant, Cosine, OneCycle, Schedule, Step
 
@@ -145,24 +146,44 @@ def test_what_a_phase_begins_with_is_bit_equal_on_resuming(
     assert equal(undisturbed.best, resumed.best)
 
 
-def averaged(folder: Path, domain: Domain, how: str, *callbacks: Callback) -> Fitted:
+AVERAGING = {"ema": partial(EMAWeightAveraging, decay=0.9), "swa": partial(StochasticWeightAveraging, start=0.5)}
+
+
+def averaged(folder: Path, domain: Domain, how: str, by: str, *callbacks: Callback) -> Fitted:
     """Six epochs whose weights are averaged, by a callback of its own for each fit as the pipeline makes them."""
-    trained = replace(training(how, 6), callbacks=lambda: [EMAWeightAveraging(decay=0.9), *callbacks])
+    trained = replace(training(how, 6), callbacks=lambda: [AVERAGING[by](), *callbacks])
     return fit_stage(stage(folder, domain, trained), network("resnet20"))
 
 
+@pytest.mark.parametrize("by", AVERAGING)
 @pytest.mark.parametrize("how", ["linear_probe", "gradual_unfreeze"])
-def test_resumed_is_bit_equal_with_averaged_weights_too(tmp_path: Path, domain: Domain, how: str) -> None:
-    undisturbed = averaged(tmp_path / "a", domain, how)
+def test_resumed_is_bit_equal_with_averaged_weights_too(tmp_path: Path, domain: Domain, how: str, by: str) -> None:
+    undisturbed = averaged(tmp_path / "a", domain, how, by)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        averaged(tmp_path / "b", domain, how, Interrupt(2))
-    assert equal(undisturbed.last, averaged(tmp_path / "b", domain, how).last)
+        averaged(tmp_path / "b", domain, how, by, Interrupt(4))
+    assert equal(undisturbed.last, averaged(tmp_path / "b", domain, how, by).last)
 
 
-def test_averaged_weights_leave_what_is_frozen_as_it_is(tmp_path: Path, domain: Domain) -> None:
-    fitted = averaged(tmp_path, domain, "linear_probe")
+@pytest.mark.parametrize("by", AVERAGING)
+def test_averaged_weights_leave_what_is_frozen_as_it_is(tmp_path: Path, domain: Domain, by: str) -> None:
+    fitted = averaged(tmp_path, domain, "linear_probe", by)
     start = network("resnet20").backbone.state_dict()
     assert all(torch.equal(fitted.last[f"backbone.{name}"], tensor) for name, tensor in start.items())
+
+
+def test_the_start_of_the_backbone_is_kept_over_an_interruption(tmp_path: Path, domain: Domain) -> None:
+    def start(folder: Path, *callbacks: Callback) -> dict[str, torch.Tensor]:
+        kept = replace(stage(folder, domain, training("lp_ft", 4, callbacks=callbacks)), keep_start=True)
+        fit_stage(kept, network("resnet20"))
+        return read_start(kept)
+
+    undisturbed = start(tmp_path / "a")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        start(tmp_path / "b", Interrupt(3))
+    assert equal(undisturbed, start(tmp_path / "b"))
+    before = network("resnet20").state_dict()
+    moved = {name for name, tensor in before.items() if not torch.equal(undisturbed[name], tensor)}
+    assert moved == {"head.linear.weight", "head.linear.bias"}
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path: Path, domain: Domain) -> None:

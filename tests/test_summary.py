@@ -1,8 +1,10 @@
 """Gain over the baseline, from histories written by hand."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from graft.summary import flat_scores, transfer_gain
+from graft.summary import flat_scores, mean_lead, transfer_gain
 
 
 def history(*accuracies: float) -> list[dict[str, float]]:
@@ -37,9 +39,45 @@ def test_a_closed_form_run_has_no_epochs() -> None:
 
 
 def test_flat_scores_keep_the_scalars() -> None:
-    scores = {"test": {"accuracy": 0.5, "loss": 1.0, "calibration_error": 0.1, "confusion": [[1]]}}
-    assert flat_scores(scores, "target") == {
-        "target/test/accuracy": 0.5,
-        "target/test/loss": 1.0,
-        "target/test/calibration_error": 0.1,
-    }
+    scores = {"accuracy": 0.5, "loss": 1.0, "calibration_error": 0.1, "brier_score": 0.3, "confusion": [[1]]}
+    expected = {f"target/test/{name}": value for name, value in scores.items() if name != "confusion"}
+    assert flat_scores({"test": scores}, "target") == expected
+
+
+def test_scores_that_the_store_kept_for_an_earlier_version_are_what_there_is() -> None:
+    assert flat_scores({"test": {"accuracy": 0.5}}, "target") == {"target/test/accuracy": 0.5}
+
+
+def test_learning_speed_against_the_baseline() -> None:
+    result = transfer_gain(0.9, history(0.5, 0.8, 0.9), 0.7, history(0.2, 0.75, 0.7))
+    assert (result["epochs_to_baseline_best"], result["steps_to_baseline_best"]) == (2, 20)
+    assert result["seconds_to_baseline_best"] == 4.0
+    assert result["speedup_in_steps"] == result["speedup_in_seconds"] == 1.0
+    assert transfer_gain(0.9, history(0.8), 0.7, history(0.2, 0.3, 0.75))["speedup_in_steps"] == 3.0
+    slow = transfer_gain(0.4, history(0.3, 0.4), 0.7, history(0.2, 0.7))
+    assert (slow["steps_to_baseline_best"], slow["speedup_in_steps"]) == (20, None)
+
+
+def test_the_mean_lead_is_the_area_between_the_curves() -> None:
+    # Leads of .3, .1, .2 at steps 10, 20, 30: trapezia of 2 and 1.5 over 20 steps.
+    assert mean_lead(history(0.5, 0.8, 0.9), history(0.2, 0.7, 0.7)) == pytest.approx(3.5 / 20)
+    assert mean_lead(history(0.5, 0.6), history(0.5, 0.6)) == 0.0
+    assert mean_lead(history(0.5), history(0.2)) == pytest.approx(0.3)
+    assert mean_lead([], history(0.2)) is None
+    assert mean_lead(history(0.5), [row | {"step": 99} for row in history(0.2)]) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_a_lead_is_the_others_lag_and_no_larger_than_the_curves_allow(first: list[float], second: list[float]) -> None:
+    lead = mean_lead(history(*first), history(*second))
+    lag = mean_lead(history(*second), history(*first))
+    assert lead is not None
+    assert lag is not None
+    assert lead == pytest.approx(-lag, abs=1e-12)
+    assert min(first) - max(second) - 1e-12 <= lead <= max(first) - min(second) + 1e-12
+
+
+def test_curves_of_unlike_steps_are_compared_at_the_same_step() -> None:
+    fine = [{"step": step, "val/accuracy": 0.01 * step} for step in (5, 10, 15, 20, 25)]
+    coarse = [{"step": step, "val/accuracy": 0.005 * step} for step in (10, 20, 40)]
+    assert mean_lead(fine, coarse) == pytest.approx(0.005 * 17.5)

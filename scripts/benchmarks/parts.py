@@ -105,7 +105,7 @@ def fit(
 ) -> Fitted:
     """A stage of graft in a folder of its own, with progress display, TensorBoard, checkpoints and feature cache on.
 
-    Memory format and precision are those of conf/config.yaml unless said otherwise.
+    Memory format and precision are those of a run that asks for none.
     """
     own = Path(tempfile.mkdtemp(dir=folder))
     training = Training(

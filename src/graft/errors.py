@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -26,3 +27,11 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     if match:
         return f"did you mean {match!r}?"
     return f"expected one of: {', '.join(choices)}"
+
+
+def nearest_path(path: Path) -> str:
+    """A closing phrase for an error about a path that does not exist: the sibling it may stand for, or nothing."""
+    while not path.parent.exists():
+        path = path.parent
+    match = nearest(path.name, (sibling.name for sibling in path.parent.iterdir())) if path.parent.is_dir() else None
+    return f"; did you mean {str(path.parent / match)!r}?" if match else ""

@@ -11,10 +11,20 @@ from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
 from graft.features import FeatureCache
 from graft.keys import stage_key
+from graft.models.heads.linear import LinearHead
 from graft.models.network import Network
 from graft.numerics import settle
-from graft.pipeline import load_domains, source_network, target_network, target_settings
+from graft.outcome import Start
+from graft.pipeline import (
+    baseline_training,
+    load_domains,
+    source_network,
+    target_key,
+    target_network,
+    transfer_network,
+)
 from graft.records.store import Store
+from graft.regularisers.base import Origin
 from graft.stage import Stage
 from graft.strategies.phases import ResolvedPhase
 from graft.trial import Memory, Patient, Times, Trial, small_part
@@ -70,7 +80,7 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
     store = Store(experiment.store)
     experiment, _ = settle(experiment, lambda: target_network(experiment), store)
     transfer = experiment.transfer
-    settings, target = target_settings(experiment), experiment.target
+    target = experiment.target
     source, pretrain = experiment.source, experiment.pretrain
     if transfer.strategy.initialize == "source" and source is not None:
         start = weights.sha256 if weights else None
@@ -81,20 +91,35 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
             network = source_network(experiment, pretrain.seed)
             costs.append(stage_cost("pretraining", pretrain, network, source, measure, experiment.features_limit))
     stages = {"transfer": transfer}
-    stages |= {f"baseline {name}": replace(transfer, strategy=how) for name, how in experiment.baselines.items()}
+    stages |= {f"baseline {name}": baseline_training(experiment, name) for name in experiment.baselines}
     for name, training in stages.items():
-        key = stage_key(experiment, training, settings, target, None)
-        itself = training.strategy == transfer.strategy and transfer.strategy.initialize == "scratch"
+        key = target_key(experiment, training, Start("scratch"), None)
+        itself = training == transfer and transfer.strategy.initialize == "scratch"
         if name != "transfer" and (itself or store.entry("baseline", key) is not None):
             costs.append(Cost(name, 0.0, in_store=True))
         else:
-            network = target_network(experiment)
-            costs.append(stage_cost(name, training, network, target, measure, experiment.features_limit))
+            network = transfer_network(experiment) if name == "transfer" else target_network(experiment)
+            origin = trial_origin(experiment) if training.regularisers and source is not None else None
+            costs.append(stage_cost(name, training, network, target, measure, experiment.features_limit, origin))
     return costs
 
 
+def trial_origin(experiment: Experiment) -> Origin:
+    """A source stage as far as time is concerned: its head is random, its domain small."""
+    assert experiment.source is not None
+    head = source_network(experiment, experiment.pretrain.seed).head
+    assert isinstance(head, LinearHead)
+    return Origin(head, small_part(experiment.source), Store(experiment.store))
+
+
 def stage_cost(
-    name: str, training: Training, network: Network, domain: Domain, measure: Measure, features_limit: int
+    name: str,
+    training: Training,
+    network: Network,
+    domain: Domain,
+    measure: Measure,
+    features_limit: int,
+    origin: Origin | None = None,
 ) -> Cost:
     """Try every phase on a small part of the domain and reckon up what the whole takes, scoring on test and val too."""
     seconds, memories, inference = 0.0, [], 0.0
@@ -103,7 +128,9 @@ def stage_cost(
         # As much of the limit as is this part's, so that it caches what the whole would.
         limit = features_limit * part.sizes["train"] // domain.sizes["train"]
         cache = FeatureCache(Store(Path(folder) / "store"), limit)
-        stage = Stage("trial", "trial", training, part, None, training.seed, Path(folder), None, cache)
+        if origin is not None:
+            origin = replace(origin, store=Store(Path(folder) / "store"))
+        stage = Stage("trial", "trial", training, part, None, training.seed, Path(folder), None, cache, origin)
         for phase in training.strategy.resolve(network, training.max_epochs):
             solved = bool(network.solved_names())
             if not (phase.trained_names or solved):

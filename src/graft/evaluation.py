@@ -48,17 +48,42 @@ def batches_at_once(device: torch.device) -> int:
     return max(1, threads // torch.get_num_threads())
 
 
-def expected_calibration_error(logits: Tensor, labels: Tensor, num_bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy over equal-width bins of confidence, weighted by their size.
+def reliability(logits: Tensor, labels: Tensor, num_bins: int = 15) -> dict[str, list[Any]]:
+    """`samples`, mean `confidence` and `accuracy` in equal-width bins of confidence, from low to high.
 
-    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3, with its 15 bins.
-    `logits` is [n, k], `labels` [n]; the result lies in [0, 1].
+    `logits` is [n, k], `labels` [n]. Confidence is the probability of the predicted class. A bin without samples has
+    None for both means. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, figure 1, with its 15 bins.
     """
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
-    correct = (predicted == labels).float()
     bins = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
-    gaps = torch.zeros(num_bins).index_add_(0, bins, correct - confidence)
-    return float(gaps.abs().sum() / len(labels))
+    samples = torch.bincount(bins, minlength=num_bins).tolist()
+    sums = [
+        torch.zeros(num_bins, dtype=torch.float64).index_add_(0, bins, values.double()).tolist()
+        for values in (confidence, predicted == labels)
+    ]
+    confidences, accuracies = (
+        [total / num if num else None for total, num in zip(totals, samples, strict=True)] for totals in sums
+    )
+    return {"samples": samples, "confidence": confidences, "accuracy": accuracies}
+
+
+def expected_calibration_error(bins: dict[str, list[Any]]) -> float:
+    """Mean distance, in [0, 1], between confidence and accuracy over the bins of `reliability`, weighted by their size.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+    """
+    filled = [row for row in zip(bins["samples"], bins["confidence"], bins["accuracy"], strict=True) if row[0]]
+    return sum(num * abs(accuracy - confidence) for num, confidence, accuracy in filled) / sum(bins["samples"])
+
+
+def brier_score(logits: Tensor, labels: Tensor) -> float:
+    """Mean squared distance, in [0, 2], between the probabilities [n, k] and the labels [n] as one-hot vectors.
+
+    Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 1950, equation 2.
+    """
+    probabilities = logits.softmax(dim=1)
+    one_hot = nn.functional.one_hot(labels, logits.shape[1])
+    return float((probabilities - one_hot).square().sum(dim=1).mean())
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
@@ -69,14 +94,19 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Accuracy, loss, calibration error, accuracy by class (None where a class has no sample) and confusion matrix."""
+    """Accuracy; loss (mean negative log-likelihood), calibration error and Brier score, with the bins of `reliability`;
+    accuracy by class (None where a class has no sample) and confusion matrix.
+    """
     confusion = confusion_matrix(logits, labels)
     totals = confusion.sum(dim=1)
     by_class = [int(hit) / int(total) if total else None for hit, total in zip(confusion.diag(), totals, strict=True)]
+    bins = reliability(logits, labels)
     return {
         "accuracy": int(confusion.diag().sum()) / len(labels),
         "loss": float(nn.functional.cross_entropy(logits, labels)),
-        "calibration_error": expected_calibration_error(logits, labels),
+        "calibration_error": expected_calibration_error(bins),
+        "brier_score": brier_score(logits, labels),
+        "reliability": bins,
         "accuracy_by_class": by_class,
         "confusion": confusion.tolist(),
     }
@@ -84,7 +114,11 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
 def evaluate(network: Network, domain: Domain, split: str, device: torch.device) -> dict[str, Any]:
     """The scores of `network` on one split of `domain`."""
+    return scores(*predict(network, evaluation_loader(domain, split), domain.view, device))
+
+
+def evaluation_loader(domain: Domain, split: str) -> Iterable[LabelledBatch]:
+    """All samples of a split in order, in batches that pay."""
     assert domain.preprocessing is not None
     values = domain.preprocessing.channels * domain.preprocessing.size**2
-    loader = domain.loader(split, batch_size=max(domain.batch_size, BATCH_VALUES // values))
-    return scores(*predict(network, loader, domain.view, device))
+    return domain.loader(split, batch_size=max(domain.batch_size, BATCH_VALUES // values))

@@ -1,9 +1,10 @@
 """One experiment, composed and validated, before anything runs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pytorch_lightning import Callback, Trainer
@@ -11,10 +12,12 @@ from pytorch_lightning.loggers import Logger
 from torch.optim import Optimizer
 
 from graft.data.domain import Domain
+from graft.models.adapters.base import Adapter
 from graft.models.backbones.base import Backbone
 from graft.models.heads.base import Head
 from graft.models.mappings.base import Mapping as FeatureMapping
 from graft.objectives.supervised import Objective
+from graft.regularisers.base import Regulariser
 from graft.strategies.phases import Strategy
 from graft.strategies.schedules import Schedule
 
@@ -36,6 +39,16 @@ class Training:
     seed: int
     callbacks: Callable[[], list[Callback]]  # fresh ones for each fit
     augmented_views: int = 0  # fixed ones of each image for phases that freeze a prefix and augment; 0: random ones
+    regularisers: Mapping[str, Regulariser] = field(default_factory=dict)  # terms beside the objective's, by name
+
+    @property
+    def decaying_optimizer(self) -> Callable[..., Optimizer]:
+        """The optimizer, without weight decay where a regulariser takes its place."""
+        if not any(regulariser.replaces_weight_decay for regulariser in self.regularisers.values()):
+            return self.optimizer
+        if "weight_decay" not in getattr(self.optimizer, "keywords", {}):
+            return self.optimizer
+        return partial(self.optimizer, weight_decay=0.0)
 
     def plain_trainer(self) -> Trainer:
         """The user's trainer without anything that shows or writes: for its device and precision."""
@@ -53,6 +66,24 @@ class Training:
         return _devices[settings]
 
 
+class AfterMethod(Protocol):
+    """One file of `conf/after`; `graft.after` holds them."""
+
+    @property
+    def needs_val(self) -> bool:
+        """Whether it decides by the target's val split."""
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether it goes back to the weights that the training of the backbone began with."""
+
+    def __call__(self, finished: Any) -> dict[str, Any]:
+        """What the record says of it, from a `graft.after.base.Finished`: `metrics`, and whatever was chosen.
+
+        The network is left as it was.
+        """
+
+
 @dataclass(frozen=True)
 class Experiment:
     """Everything the pipeline needs. Factories, not networks: each stage builds its own from its own seed."""
@@ -65,12 +96,15 @@ class Experiment:
     weights: str  # "source", a torchvision weights name, a file, or an earlier run's folder
     reinitialise: tuple[str, ...]  # patterns of the parameters that the weights need not provide
     mapping: Callable[[int], FeatureMapping]  # num_features -> mapping
+    adapter: Adapter | None  # of the target network's backbone; None: its own weights are trained
     head: Callable[[int, int], Head]  # num_features, num_classes -> head
     pretrain: Training
     transfer: Training
     baselines: Mapping[str, Strategy]  # strategies trained on the same target, labels and budget, for comparison
+    after: Mapping[str, AfterMethod]  # what is done once the target stage is over
     selection: str  # the rule behind the headline figures: "last" or "best_val"
     logger: Callable[[Path], Logger] | None  # run folder -> logger
     store: Path
     features_limit: int  # bytes that outputs of frozen parts may take in the store; 0: none are kept
+    cka_images: int  # of the target, on which the layer groups' outputs before and after are compared; 0: they are not
     config: dict[str, Any]  # plain and resolved, as it goes into the record

@@ -23,6 +23,7 @@ from graft.data.augment import Augmentation
 from graft.data.datasets import BatchLoader, EpochSampler
 from graft.data.domain import Domain
 from graft.data.view import View
+from graft.models.adapters.base import adapter_settings
 from graft.models.backbones.base import Backbone
 from graft.models.weights import state_sha256
 from graft.records.files import atomic_write_json, read_json
@@ -175,7 +176,12 @@ def features_key(
     return content_hash(
         {
             "versions": [__version__, torch.__version__],
-            "backbone": [type(prefix.backbone).__qualname__, prefix.backbone.name, prefix.cut],
+            "backbone": [
+                type(prefix.backbone).__qualname__,
+                prefix.backbone.name,
+                prefix.cut,
+                *adapter_settings(prefix.backbone),
+            ],
             "weights": weights,
             "data": domain.fingerprint,
             "split": split,

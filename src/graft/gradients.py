@@ -22,9 +22,13 @@ def relative_gradient_norms(
 
     g is the gradient of the objective's mean over training batches under the evaluation view, with the network in eval
     mode (relative gradient norm; Lee et al., "Surgical Fine-Tuning", ICLR 2023, section 4). Nothing is changed.
+    What an adapter keeps as it is does not count.
     """
-    groups = {name: list(group.parameters()) for name, group in network.backbone.layer_groups.items()}
-    groups = {name: parameters for name, parameters in groups.items() if parameters}
+    fixed = network.fixed_names
+    groups: dict[str, list[torch.nn.Parameter]] = {}
+    for name, group, parameter in network.named_group_parameters():
+        if group.startswith("backbone.") and name not in fixed:
+            groups.setdefault(group.removeprefix("backbone."), []).append(parameter)
     trained = {parameter: parameter.requires_grad for parameters in groups.values() for parameter in parameters}
     domain.begin(seed, first_epoch=0)
     with in_eval_mode(network, how.device), torch.enable_grad():

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from graft.batch import BatchView, LabelledBatch
 from graft.models.network import Network
 from graft.objectives.supervised import Objective, Outputs
+from graft.regularisers.base import PREFIX as REGULARISATION
+from graft.regularisers.base import Regularisation, Step
 from graft.seeds import stable_seed
 from graft.strategies.engine import (
     make_optimizer,
@@ -99,6 +101,15 @@ def network_outputs(network: Network, x: Tensor, cut: int) -> Outputs:
     return Outputs(logits=network.head(features), features=features)
 
 
+class Losses(NamedTuple):
+    """A batch's total loss, the weighted terms it sums up, its logits [n, k] and its labels as the view has them."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    logits: Tensor
+    y: Tensor
+
+
 class GraftModule(LightningModule):
     """Trains what one phase of a strategy says is trained.
 
@@ -116,9 +127,11 @@ class GraftModule(LightningModule):
         view: BatchView,
         span: Span,
         seed: int,
+        regularisation: Regularisation | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.regularisation = regularisation
         self.objective = objective
         self.phase = phase
         self.optimizer_factory = optimizer
@@ -127,13 +140,15 @@ class GraftModule(LightningModule):
         self.span = span
         self.seed = seed
         self.cut = 0  # layer groups of the backbone that the data have been through
+        self.stage_epochs = span.epochs  # the most that the stage has, over all phases
         self.carried_state: dict[str, Any] | None = None
         self._train_tally = Tally()
         self._val_tally = Tally()
 
     def configure_optimizers(self) -> Optimizer:
         """One parameter group for each layer group, rate and decay; state carried over from the phase before."""
-        optimizer = make_optimizer(self.network, self.phase, self.optimizer_factory)
+        beside = dict(self.regularisation.named_parameters(REGULARISATION[:-1])) if self.regularisation else None
+        optimizer = make_optimizer(self.network, self.phase, self.optimizer_factory, beside)
         if self.carried_state is not None:
             restore_optimizer_state(optimizer, self.carried_state)
         return optimizer
@@ -157,6 +172,8 @@ class GraftModule(LightningModule):
     def on_train_start(self) -> None:
         """The modes are the same in every epoch of a phase."""
         self._train_modes = train_modes(self.network, self.phase)
+        if self.regularisation is not None:
+            self.regularisation.settle(self.device, self.network.dtype)
 
     def on_train_epoch_start(self) -> None:
         """Modes are set here because Lightning puts them back after every validation."""
@@ -172,14 +189,30 @@ class GraftModule(LightningModule):
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         """The objective's total on one batch."""
+        losses = self.training_losses(batch, batch_idx)
+        terms = losses.terms if len(losses.terms) > 1 else {}
+        self._train_tally.add({"loss": losses.total} | terms, losses.logits, losses.y)
+        return losses.total
+
+    def training_losses(self, batch: LabelledBatch, batch_idx: int) -> Losses:
+        """What the objective and the regularisers say of one batch, in its training view."""
         seed = stable_seed(self.seed, self.stage_epoch, batch_idx, self.global_rank)
         seed_global_generators(seed, self.device)  # dropout and its kind
         batch = self.view.train(batch, torch.Generator(self.device).manual_seed(seed))
-        outputs = network_outputs(self.network, batch.x, self.cut)
+        outputs, regularisers = self._outputs(batch)
         terms = self.objective(outputs, batch.y, self.progress)
-        total = reduce(add, terms.values())
-        self._train_tally.add({"loss": total} | (terms if len(terms) > 1 else {}), outputs.logits, batch.y)
-        return total
+        assert terms.keys().isdisjoint(regularisers), "a regulariser has the name of a term of the objective"
+        terms = terms | regularisers
+        return Losses(reduce(add, terms.values()), terms, outputs.logits, batch.y)
+
+    def _outputs(self, batch: LabelledBatch) -> tuple[Outputs, dict[str, Tensor]]:
+        """The network's outputs for a batch of training, and the regularisers' terms."""
+        if self.regularisation is None:
+            return network_outputs(self.network, batch.x, self.cut), {}
+        trace = self.regularisation.trace(self.network, batch.x, self.cut)
+        outputs = Outputs(logits=self.network.head(trace.features), features=trace.features)
+        start = self.regularisation.starting_trace(batch.x, self.cut)
+        return outputs, self.regularisation(Step(self.network, batch.y, outputs, trace, start))
 
     @property
     def progress(self) -> float:

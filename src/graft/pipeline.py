@@ -15,25 +15,31 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from graft.callbacks.board import log_result
+from graft.after.base import Finished
+from graft.callbacks.board import log_curves, log_result
 from graft.data.domain import Domain
 from graft.data.preprocessing import Preprocessing
+from graft.errors import UserError
 from graft.evaluation import evaluate
 from graft.experiment import Experiment, Training
 from graft.features import FeatureCache
 from graft.keys import stage_key
+from graft.models.adapters.base import Adapter, merged
+from graft.models.adapters.saved import save_adapter
 from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping
 from graft.models.network import Network, initial_weights
-from graft.models.weights import WeightsFile, load_weights, read_weights, save_weights
+from graft.models.weights import ADAPTER_FILE, RUN_FILE, WeightsFile, load_weights, read_weights, save_weights
 from graft.numerics import settle
 from graft.outcome import Outcome, Start
-from graft.records.files import atomic_write_json
+from graft.records.files import atomic_write_json, without_nan
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
-from graft.stage import Fitted, Stage, fit_stage
+from graft.regularisers.base import Origin
+from graft.stage import Fitted, Stage, fit_stage, num_trained
 from graft.strategies.plan import plan_table
-from graft.summary import describe_run
+from graft.summary import describe_adapter, describe_run
+from graft.transferred import compare_with_start
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +58,15 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     start = pretrain(experiment, weights, store, folder)
     network, outcome = transfer(experiment, start, store, folder)
     source_after = source_after_transfer(experiment, start, network)
+    transferred = what_was_transferred(experiment, start, network, source_after)
+    after = after_transfer(experiment, start, network, folder)
     baselines = {name: baseline(experiment, name, store, folder) for name in experiment.baselines}
     device = experiment.transfer.device
-    record |= describe_run(
+    described = describe_run(
         experiment, start, outcome, source_after, baselines, network.backbone.name, describe_device(device)
     )
+    record |= without_nan(described | {"transferred": transferred, "after": after})
+    record["adapter"] = describe_adapter(network, outcome.trainable_parameters)
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
     show_in_logger(experiment, folder, record)
     record = end_record(record, "done")
@@ -82,6 +92,9 @@ def load_domains(experiment: Experiment) -> WeightsFile | None:
     experiment.target.load(preprocessing)
     if experiment.source is not None:
         experiment.source.load(preprocessing)
+    need_val = [f"after.{name}" for name, method in experiment.after.items() if method.needs_val]
+    if need_val and not experiment.target.sizes["val"]:
+        raise UserError(f"{need_val[0]}: needs validation samples, and target {experiment.target.name} has none")
     return weights
 
 
@@ -130,18 +143,32 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
 
 def transfer(experiment: Experiment, start: Start, store: Store, folder: Path) -> tuple[Network, Outcome]:
     """The target stage: a new head (and mapping) on the starting weights, under the strategy."""
-    network, key, outcome = fit_target(experiment, experiment.transfer, start, "transfer", folder)
-    save_weights(network.backbone, folder / "weights" / "backbone.safetensors", preprocessing_of(experiment.target))
-    save_weights(network, folder / "weights" / "network.safetensors", preprocessing_of(experiment.target))
+    network, key, outcome = fit_target(experiment, experiment.transfer, start, "transfer", folder, experiment.adapter)
+    save_network(network, folder / "weights", preprocessing_of(experiment.target))
     if start.origin == "scratch":
         store.get_or_make("baseline", key, lambda entry: atomic_write_json(entry / "outcome.json", asdict(outcome)))
     return network, outcome
 
 
+def save_network(network: Network, folder: Path, metadata: dict[str, str]) -> None:
+    """Write the backbone and the whole network; where there is an adapter, it alone and both with it merged.
+
+    A backbone with an adapter that cannot be merged is written as a part of the network only.
+    """
+    if network.backbone.adaptation is not None:
+        save_adapter(network, folder / ADAPTER_FILE.name)
+    backbone = merged(network.backbone)
+    save_weights(Network(backbone, network.mapping, network.head), folder / "network.safetensors", metadata)
+    if backbone.adaptation is None:
+        save_weights(backbone, folder / RUN_FILE.name, metadata)
+    else:
+        log.info("adapter=%s cannot be merged into a plain backbone: none is written", backbone.adaptation.adapter.name)
+
+
 def baseline(experiment: Experiment, name: str, store: Store, folder: Path) -> Outcome:
     """The same target, labels, budget and head under another strategy from scratch; trained once for all runs."""
-    training = replace(experiment.transfer, strategy=experiment.baselines[name])
-    key = stage_key(experiment, training, target_settings(experiment), experiment.target, None)
+    training = baseline_training(experiment, name)
+    key = target_key(experiment, training, Start("scratch"), None)
 
     def fill(entry: Path) -> None:
         _, _, outcome = fit_target(experiment, training, Start("scratch"), name, folder)
@@ -157,20 +184,46 @@ def baseline(experiment: Experiment, name: str, store: Store, folder: Path) -> O
 
 
 def fit_target(
-    experiment: Experiment, training: Training, start: Start, name: str, folder: Path
+    experiment: Experiment, training: Training, start: Start, name: str, folder: Path, adapter: Adapter | None = None
 ) -> tuple[Network, str, Outcome]:
     """Train a network on the target and score it under both selection rules; returns the selected network."""
     target = experiment.target
     network = target_network(experiment)
     if start.backbone:
         network.backbone.load_state_dict(start.backbone)
-    key = stage_key(experiment, training, target_settings(experiment), target, start.key)
+    if adapter is not None:
+        network = adapted(experiment, network, adapter)
+    key = target_key(experiment, training, start, adapter)
     with open_stage(experiment, name, key, training, target, folder) as stage:
-        fitted = fit_stage(stage, network)
+        fitted = fit_stage(replace(stage, origin=origin_of(experiment, start)), network)
     outcome = score(fitted, network, target, training.device)
     network.load_state_dict(fitted.best if experiment.selection == "best_val" else fitted.last)
     say(name, target, selected(outcome, experiment)["accuracy"], outcome.seconds)
     return network, key, outcome
+
+
+def target_key(experiment: Experiment, training: Training, start: Start, adapter: Adapter | None) -> str:
+    """The content hash of a target stage."""
+    settings = target_settings(experiment, training)
+    if adapter is not None:
+        settings["adapter"] = experiment.config["adapter"]
+    return stage_key(experiment, training, settings, experiment.target, start.key)
+
+
+def baseline_training(experiment: Experiment, name: str) -> Training:
+    """The transfer stage's training under a baseline's strategy, without the regularisers."""
+    return replace(experiment.transfer, strategy=experiment.baselines[name], regularisers={})
+
+
+def origin_of(experiment: Experiment, start: Start) -> Origin | None:
+    """The source stage that the weights come from; None where they come from elsewhere."""
+    if not start.source_head:
+        return None
+    assert experiment.source is not None
+    head = source_network(experiment, experiment.pretrain.seed).head
+    assert isinstance(head, LinearHead)
+    head.load_state_dict(start.source_head)
+    return Origin(head, experiment.source, Store(experiment.store))
 
 
 def score(fitted: Fitted, network: Network, target: Domain, device: torch.device) -> Outcome:
@@ -199,13 +252,59 @@ def source_after_transfer(experiment: Experiment, start: Start, network: Network
     """What the adapted backbone still gets right on the source, under the source's own head; empty without one."""
     if not start.source_head or experiment.source is None:
         return {}
-    state = network.backbone.state_dict()
-    if all(torch.equal(tensor.cpu(), start.backbone[name]) for name, tensor in state.items()):
-        return start.source_scores
-    before = source_network(experiment, experiment.pretrain.seed)
-    before.backbone.load_state_dict(state)
+    before, backbone = source_network(experiment, experiment.pretrain.seed), merged(network.backbone)
+    if backbone.adaptation is None:
+        state = backbone.state_dict()
+        if all(torch.equal(tensor.cpu(), start.backbone[name]) for name, tensor in state.items()):
+            return start.source_scores
+        before.backbone.load_state_dict(state)
+    else:
+        before.backbone = backbone
+        before.to(network.dtype)
     before.head.load_state_dict(start.source_head)
     return evaluate(before, experiment.source, "test", experiment.pretrain.device)
+
+
+def what_was_transferred(
+    experiment: Experiment, start: Start, network: Network, source_after: dict[str, Any]
+) -> dict[str, Any]:
+    """What became of the backbone's weights (`compare_with_start`); empty where it began from scratch.
+
+    `forgotten` is what the accuracy on the source's test split lost; None where it was not measured.
+    """
+    if not start.backbone:
+        return {}
+    forgotten = start.source_scores["accuracy"] - source_after["accuracy"] if source_after else None
+    backbone = merged(network.backbone)
+    if backbone.adaptation is not None:  # its own weights have not moved, and it has layers that were not there before
+        return {"forgotten": forgotten, "moved": 0.0, "moved_relative": 0.0, "images": 0, "groups": {}}
+    device, num_images = experiment.transfer.device, experiment.cka_images
+    return {
+        "forgotten": forgotten,
+        **compare_with_start(backbone, start.backbone, experiment.target, num_images, device),
+    }
+
+
+def after_transfer(experiment: Experiment, start: Start, network: Network, folder: Path) -> dict[str, Any]:
+    """What each method of `after` came to, by name; the network is left as it was."""
+    target, training = experiment.target, experiment.transfer
+
+    def source_accuracy(network: Network) -> float | None:
+        return source_after_transfer(experiment, start, network).get("accuracy")
+
+    def save(name: str) -> None:
+        plain = Network(merged(network.backbone), network.mapping, network.head)
+        save_weights(plain, folder / "weights" / f"{name}.safetensors", preprocessing_of(target))
+
+    key = target_key(experiment, training, start, experiment.adapter)
+    results: dict[str, Any] = {}
+    for name, method in experiment.after.items():
+        started = time.monotonic()
+        with open_stage(experiment, "transfer", key, training, target, folder) as stage:
+            results[name] = method(Finished(replace(stage, logger=None), network, source_accuracy, save))
+        results[name]["seconds"] = time.monotonic() - started
+        say(name, target, results[name]["metrics"]["target/test/accuracy"], results[name]["seconds"])
+    return results
 
 
 def target_network(experiment: Experiment) -> Network:
@@ -218,6 +317,20 @@ def target_network(experiment: Experiment) -> Network:
     with initial_weights(seed, "head"):
         head = experiment.head(mapping.num_outputs, experiment.target.num_classes)
     return Network(backbone, mapping, head)
+
+
+def transfer_network(experiment: Experiment) -> Network:
+    """The target network with the experiment's adapter, if any, before any weights are loaded."""
+    network = target_network(experiment)
+    return network if experiment.adapter is None else adapted(experiment, network, experiment.adapter)
+
+
+def adapted(experiment: Experiment, network: Network, adapter: Adapter) -> Network:
+    """The target network with the adapter in its backbone; the adapter's weights are those that the seed gives it."""
+    preprocessing = experiment.target.preprocessing or network.backbone.preprocessing
+    with initial_weights(experiment.transfer.seed, "adapter"):
+        backbone = adapter.adapt(network.backbone, preprocessing.size)
+    return Network(backbone, network.mapping, network.head)
 
 
 def source_network(experiment: Experiment, seed: int) -> Network:
@@ -238,7 +351,9 @@ def open_stage(
     logger = experiment.logger(folder / "tensorboard" / name) if experiment.logger else None
     source = experiment.source if domain is experiment.target else None
     cache = feature_cache(experiment)
-    yield Stage(name, key, training, domain, source, training.seed, folder / name, logger, cache)
+    keep_start = name == "transfer" and any(method.needs_start for method in experiment.after.values())
+    stage = Stage(name, key, training, domain, source, training.seed, folder / name, logger, cache)
+    yield replace(stage, keep_start=keep_start)
     if logger is not None:
         logger.finalize("success")
 
@@ -249,10 +364,11 @@ def feature_cache(experiment: Experiment) -> FeatureCache | None:
 
 
 def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any]) -> None:
-    """The run's settings with its real final metrics, and its confusion matrix, in the transfer stage's log."""
+    """The run's settings with its real final metrics, and pictures of its result, in the transfer stage's log."""
     if experiment.logger is None:
         return
     settings = {name: record[name] for name in ("source", "target", "backbone", "strategy", "objective", "seed")}
+    settings |= {"adapter": record["adapter"]["kind"] if record["adapter"] else "none"}
     settings |= {"labels_per_class": experiment.config["target"].get("labels_per_class") or "all"}
     settings |= {"lr": experiment.config["optimizer"]["lr"], "max_epochs": experiment.transfer.max_epochs}
     metrics = {name: value for name, value in record["metrics"].items() if value is not None}
@@ -261,14 +377,11 @@ def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any])
     }
     if record["transfer"]:
         metrics["gain"] = record["transfer"]["gain"]
-    classes = record["classes"]
-    log_result(
-        experiment.logger(folder / "tensorboard" / "transfer"),
-        settings,
-        metrics,
-        classes["confusion"],
-        tuple(classes["names"]),
-    )
+    for name, result in record["after"].items():
+        metrics |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
+    logger = experiment.logger(folder / "tensorboard" / "transfer")
+    log_curves(logger, record["after"])
+    log_result(logger, settings, metrics, record)
 
 
 def describe_device(device: torch.device) -> str:
@@ -287,9 +400,10 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def target_settings(experiment: Experiment) -> dict[str, Any]:
+def target_settings(experiment: Experiment, training: Training) -> dict[str, Any]:
     """The plain settings that shape the target stage beside its strategy."""
-    return {name: experiment.config[name] for name in ("objective", "optimizer", "scheduler", "head", "mapping")}
+    settings = {name: experiment.config[name] for name in ("objective", "optimizer", "scheduler", "head", "mapping")}
+    return settings | {"regulariser": experiment.config["regulariser"] if training.regularisers else {}}
 
 
 def preprocessing_of(domain: Domain) -> dict[str, str]:
@@ -312,10 +426,23 @@ def say(stage: str, domain: Domain, accuracy: float, seconds: float, from_store:
 
 def plan(experiment: Experiment) -> list[dict[str, Any]]:
     """What the transfer stage would train when: one row a phase and layer group (`strategies.plan.plan_table`)."""
+    network, training = planned_network(experiment), experiment.transfer
+    phases = training.strategy.resolve(network, training.max_epochs)
+    settings = getattr(training.decaying_optimizer, "keywords", {})
+    return plan_table(network, phases, settings["lr"], settings.get("weight_decay") or 0.0)
+
+
+def plan_adapter(experiment: Experiment) -> dict[str, Any] | None:
+    """What the transfer stage's adapter would be (`summary.describe_adapter`), None without one."""
+    if experiment.adapter is None:
+        return None
+    network, training = planned_network(experiment), experiment.transfer
+    phases = training.strategy.resolve(network, training.max_epochs)
+    return describe_adapter(network, max(num_trained(network, phase) for phase in phases))
+
+
+def planned_network(experiment: Experiment) -> Network:
+    """The network of the transfer stage, its backbone with random weights."""
     _, preprocessing = load_weights_file(experiment)
     experiment.target.load(preprocessing)
-    training = experiment.transfer
-    network = target_network(experiment)
-    phases = training.strategy.resolve(network, training.max_epochs)
-    settings = experiment.config["optimizer"]
-    return plan_table(network, phases, settings["lr"], settings.get("weight_decay") or 0.0)
+    return transfer_network(experiment)

@@ -1,11 +1,16 @@
 """Running statistics of normalisation layers, estimated anew on a domain's training images."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from graft.data.domain import Domain
 from graft.features import Inference, in_eval_mode, view_of
 from graft.models.backbones.base import Backbone
+from graft.models.network import Network
 from graft.strategies.rules import has_statistics
 
 
@@ -70,3 +75,40 @@ def _moments(layer: nn.Module, backbone: Backbone, domain: Domain, how: Inferenc
             continue
     hook.remove()
     return mean, squares / count
+
+
+@torch.no_grad()
+def reestimate(network: Network, domain: Domain, how: Inference) -> None:
+    """Set all running statistics to the mean of those of the batches of `train`, in one pass.
+
+    For weights that were averaged rather than trained, whose activations no statistics belong to: Izmailov et al.,
+    "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, section 3.1. The images are those of
+    the label budget, shuffled, under the evaluation view. `recalibrate` is exact, and takes a pass for each layer.
+    """
+    domain.begin(seed=0, first_epoch=0)
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    with in_eval_mode(network, how.device), averaging_statistics(layers):
+        for batch in domain.loader("train", shuffle=True):
+            with how.context():
+                network(view_of(domain, batch, how))
+
+
+@contextmanager
+def averaging_statistics(layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """The layers normalise each batch by its own statistics, and end with the mean of these over the block's batches.
+
+    Their modes, momenta and counters of batches are put back.
+    """
+    counted = [(layer, count) for layer in layers if (count := layer.num_batches_tracked) is not None]
+    before = [(layer.training, layer.momentum, count.clone()) for layer, count in counted]
+    for layer, _ in counted:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch's word for a mean in place of a moving average
+        layer.train()
+    try:
+        yield
+    finally:
+        for (layer, count), (training, momentum, count_before) in zip(counted, before, strict=True):
+            layer.train(training)
+            layer.momentum = momentum
+            count.copy_(count_before)

@@ -3,7 +3,10 @@
 import math
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +38,18 @@ from graft.models.network import Network
 from graft.module import PREFIX, GraftModule, Span
 from graft.recalibration import recalibrate
 from graft.records.files import atomic_write_json, read_json
+from graft.regularisers.base import PREFIX as REGULARISATION
+from graft.regularisers.base import Beginning, Origin, Regularisation, frozen_copy
+from graft.regularisers.sam import SAM
 from graft.seeds import stable_seed
-from graft.strategies.engine import apply_phase, frozen_prefix, untouched_names
+from graft.sharpness import SharpnessAwareModule
+from graft.strategies.engine import apply_phase, frozen_prefix, moved_groups, untouched_names
 from graft.strategies.phases import ResolvedPhase, replan
 
 State = dict[str, Tensor]  # a network's parameters and buffers by name
 
 MONITOR = "val/accuracy"
+START = "start.ckpt"  # the network where the training of its backbone began
 GROUPS = "groups.json"  # the layer groups that `groups: auto` was found to stand for
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -51,6 +59,7 @@ EXPECTED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen parts are
     r"The '.*_dataloader' does not have many workers",  # data in memory is fastest without
     r"The number of training batches .* is smaller than the logging interval",
+    r"Total length of `list` across ranks is zero",  # val_fraction=0: there is nothing to validate on
     r"You're resuming from a checkpoint that ended before the epoch ended",
 )
 
@@ -68,6 +77,8 @@ class Stage:
     folder: Path
     logger: Logger | None
     cache: FeatureCache | None  # None: images go through frozen parts in every epoch
+    origin: Origin | None = None  # the source stage, for regularisers; None where the weights come from elsewhere
+    keep_start: bool = False  # leave the network as it was where the training of its backbone began
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,7 @@ class Position:
     history: list[dict[str, Any]] | None = None
     optimizer: dict[str, Any] | None = None
     checkpoint: Path | None = None  # to go on from in the middle of the phase
+    regularisation: Regularisation | None = None
 
 
 @dataclass
@@ -131,6 +143,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     history = position.history or []
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
     solving = Stopwatch()
+    if training.regularisers and any(phase.trained_names for phase in phases):
+        position.regularisation = begin_regularisation(stage, network, position)
     if stage.logger is not None and not history:
         log_views(stage.logger, stage.domain, stage.seed)
     for index in range(position.phase_index, len(phases)):
@@ -144,6 +158,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
                     how = inference(training, training.plain_trainer(), network)
                     recalibrate(network.backbone, stage.domain, how)
                 solve_closed_form(stage, network, None if trains_backbone(phases[index]) else stage.cache)
+            if stage.keep_start and index == first_of_backbone(phases):
+                write_start(stage, network)
         if phases[index].trained_names and phases[index].max_epochs > 0:
             history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
         position.checkpoint = None
@@ -191,7 +207,7 @@ def measure_groups(stage: Stage, network: Network) -> dict[str, float]:
 
 
 def go_back_to_best(stage: Stage, network: Network, phase_index: int, position: Position) -> None:
-    """Load what the network and the optimiser were after the phase's best epoch, where it had one."""
+    """Load what the network, the optimiser and the regularisers were after the phase's best epoch, where it had one."""
     path = stage.folder / BEST_OF_PHASE.format(phase_index)
     if not path.exists():  # the phase only solved a closed form
         return
@@ -199,6 +215,8 @@ def go_back_to_best(stage: Stage, network: Network, phase_index: int, position: 
     if checkpoint["stage"]["key"] == stage.key:
         network.load_state_dict(position.start | network_state(checkpoint))
         position.optimizer = checkpoint["stage"]["optimizer"]
+        if position.regularisation is not None:
+            restore_regularisation(position.regularisation, checkpoint)
 
 
 def find_position(stage: Stage, network: Network) -> Position:
@@ -212,6 +230,27 @@ def find_position(stage: Stage, network: Network) -> Position:
     if left["phase_over"]:
         return Position(start, left["phase_index"] + 1, left["history"], left["optimizer"])
     return Position(start, left["phase_index"], left["history"], None, path)
+
+
+def begin_regularisation(stage: Stage, network: Network, position: Position) -> Regularisation:
+    """The regularisers as the stage began, with what they had learned where it was left."""
+    how = inference(stage.training, stage.training.plain_trainer(), network)
+    start = frozen_copy(network, position.start)
+    regularisation = Regularisation(
+        stage.training.regularisers, Beginning(start, stage.domain, stage.origin, how, stage.seed)
+    )
+    found = read_last_checkpoint(stage.folder) if position.history else None
+    if found is not None:
+        restore_regularisation(regularisation, found[1])
+    return regularisation
+
+
+def restore_regularisation(regularisation: Regularisation, checkpoint: dict[str, Any]) -> None:
+    """Load what the regularisers had learned by then."""
+    state = checkpoint["state_dict"].items()
+    regularisation.load_state_dict(
+        {name.removeprefix(REGULARISATION): t for name, t in state if name.startswith(REGULARISATION)}
+    )
 
 
 def fit_phase(
@@ -229,28 +268,46 @@ def fit_phase(
     keep_best = index + 1 < len(phases) and phases[index + 1].start_from == "best"
     trainer = make_trainer(stage, phase, history, steps_before, untouched, keep_best)
     trainer.precision_plugin.convert_module(network)
+    regularisation = position.regularisation
+    if regularisation is not None:
+        trainer.precision_plugin.convert_module(regularisation)
+        if regularisation.starting_network and moved_prefix(network, phases, index):
+            stage = replace(stage, cache=None)
     data = phase_data(stage, network, phase, inference(training, trainer, network))
     data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
-    module = GraftModule(
+    module = module_class(training)(
         network,
         training.objective,
         phase,
-        training.optimizer,
+        training.decaying_optimizer,
         training.schedule,
         data.view,
         schedule_span(phases, index, history),
         stable_seed(stage.seed, "steps"),
+        regularisation,
     )
     module.cut = data.cut if isinstance(data, FeatureDomain) else 0
+    module.stage_epochs = phases[-1].first_epoch + phases[-1].max_epochs
     module.carried_state = None if phase.restart else position.optimizer
-    with warnings.catch_warnings():
+    attached = regularisation.attached(network) if regularisation is not None else nullcontext()
+    with warnings.catch_warnings(), attached:
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
         trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
     # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
     checkpoint = read_checkpoint(stage.folder / LAST)
     network.load_state_dict(position.start | network_state(checkpoint))
+    if regularisation is not None:
+        restore_regularisation(regularisation, checkpoint)
     return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
+
+
+def module_class(training: Training) -> Callable[..., GraftModule]:
+    """What trains a phase: with a regulariser that needs the worst point nearby, a module that goes there."""
+    for regulariser in training.regularisers.values():
+        if isinstance(regulariser, SAM):
+            return partial(SharpnessAwareModule, rho=regulariser.rho)
+    return GraftModule
 
 
 def num_epochs_before(history: list[dict[str, Any]], index: int) -> int:
@@ -346,9 +403,37 @@ def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Infere
     return stage.domain if features is None else FeatureDomain(stage.domain, features, prefix.cut)
 
 
+def moved_prefix(network: Network, phases: tuple[ResolvedPhase, ...], index: int) -> bool:
+    """Whether the phase freezes leading layer groups that are not as the stage began.
+
+    The starting network cannot go on from what those make of an image.
+    """
+    frozen = list(network.named_groups())[: frozen_prefix(network, phases[index])]
+    return not moved_groups(network, phases[: index + 1]).isdisjoint(frozen)
+
+
 def trains_backbone(phase: ResolvedPhase) -> bool:
     """Whether the phase trains any parameter of the backbone."""
     return any(name.startswith("backbone.") for name in phase.trained_names)
+
+
+def first_of_backbone(phases: Sequence[ResolvedPhase]) -> int | None:
+    """The index of the first phase that trains a parameter of the backbone, None where none does."""
+    return next((phase.index for phase in phases if trains_backbone(phase)), None)
+
+
+def write_start(stage: Stage, network: Network) -> None:
+    """Write down the network where the training of its backbone begins."""
+    checkpoint = {"key": stage.key, "state": snapshot(network)}
+    AtomicCheckpointIO().save_checkpoint(checkpoint, stage.folder / START)
+
+
+def read_start(stage: Stage) -> State:
+    """The network's state where the training of its backbone began, of a stage that kept it."""
+    checkpoint = read_checkpoint(stage.folder / START)
+    assert checkpoint["key"] == stage.key, stage.folder
+    state: State = checkpoint["state"]
+    return state
 
 
 def num_trained(network: Network, phase: ResolvedPhase) -> int:

@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from graft.experiment import Experiment
+from graft.models.adapters.base import count_reasons
+from graft.models.network import Network
 from graft.outcome import Outcome, Start
 from graft.records.hashing import code_fingerprint, content_hash
 from graft.records.record import environment
 
-SCORES = ("accuracy", "loss", "calibration_error")
+SCORES = ("accuracy", "loss", "calibration_error", "brier_score")
 
 
 def describe_run(
@@ -39,17 +43,47 @@ def describe_run(
         | {"rule": rule, "best_epoch": outcome.best_epoch},
         "baselines": {name: describe_baseline(baseline, rule) for name, baseline in baselines.items()},
         "transfer": describe_transfer(outcome, baselines, rule),
+        "training_labels": experiment.target.sizes["train"],
         "cost": describe_cost(start, outcome, baselines),
         "fingerprints": fingerprints(experiment, start, device),
         "classes": describe_classes(experiment, outcome.scores[rule]["test"]),
+        "reliability": outcome.scores[rule]["test"]["reliability"],
         "history": outcome.history,
         "chosen": outcome.chosen,
     }
 
 
+def describe_adapter(network: Network, trainable_parameters: int) -> dict[str, Any] | None:
+    """An adapter's kind, what is trained with it, and the layers it took and could not take; None without one.
+
+    `parameters` are its own; `trainable_parameters` are the most that any phase trains, the head's among them, and
+    `share` is their share of the network's.
+    """
+    adaptation = network.backbone.adaptation
+    if adaptation is None:
+        return None
+    sizes = {name: parameter.numel() for name, _, parameter in network.named_group_parameters()}
+    return {
+        "kind": adaptation.adapter.name,
+        "parameters": sum(sizes[f"backbone.{name}"] for name in adaptation.added),
+        "trainable_parameters": trainable_parameters,
+        "share": trainable_parameters / sum(sizes.values()),
+        "layers": list(adaptation.layers),
+        "skipped": count_reasons(adaptation.skipped),
+    }
+
+
 def flat_scores(scores: Mapping[str, Mapping[str, Any]], domain: str) -> dict[str, float]:
-    """`{"test": {"accuracy": ...}}` as `{"target/test/accuracy": ...}`, scalars only."""
-    return {f"{domain}/{split}/{name}": values[name] for split, values in scores.items() for name in SCORES}
+    """`{"test": {"accuracy": ...}}` as `{"target/test/accuracy": ...}`, scalars only.
+
+    Scores that the store kept for an earlier version may lack some.
+    """
+    return {
+        f"{domain}/{split}/{name}": values[name]
+        for split, values in scores.items()
+        for name in SCORES
+        if name in values
+    }
 
 
 def describe_baseline(outcome: Outcome, rule: str) -> dict[str, Any]:
@@ -59,6 +93,7 @@ def describe_baseline(outcome: Outcome, rule: str) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "steps": outcome.steps,
         "trainable_parameters": outcome.trainable_parameters,
+        "reliability": outcome.scores[rule]["test"].get("reliability"),
         "history": outcome.history,
     }
 
@@ -85,16 +120,25 @@ def transfer_gain(
         baseline_history: the baseline's.
 
     Returns:
-        `gain` (difference of the accuracies), `negative` (whether transfer hurt), and the epoch, step and seconds at
-        which the validation accuracy first reached the baseline's best; None where it never did or was not measured.
+        `gain` (difference of the accuracies), `negative` (whether transfer hurt); the epoch, step and seconds at which
+        the validation accuracy first reached the baseline's best, those at which the baseline reached it itself, and
+        by what factor the steps and seconds were fewer; `mean_lead` (see there). None where it was never reached or
+        not measured.
     """
-    passed = first_to_reach(history, best_value(baseline_history, "val/accuracy"))
+    best = best_value(baseline_history, "val/accuracy")
+    passed, reached = first_to_reach(history, best), first_to_reach(baseline_history, best)
     return {
         "gain": accuracy - baseline_accuracy,
         "negative": accuracy < baseline_accuracy,
         "epochs_to_pass_baseline": passed["epoch"] if passed else None,
         "steps_to_pass_baseline": passed["step"] if passed else None,
         "seconds_to_pass_baseline": passed["seconds"] if passed else None,
+        "epochs_to_baseline_best": reached["epoch"] if reached else None,
+        "steps_to_baseline_best": reached["step"] if reached else None,
+        "seconds_to_baseline_best": reached["seconds"] if reached else None,
+        "speedup_in_steps": reached["step"] / passed["step"] if reached and passed else None,
+        "speedup_in_seconds": reached["seconds"] / passed["seconds"] if reached and passed else None,
+        "mean_lead": mean_lead(history, baseline_history),
         "baseline_steps": baseline_history[-1]["step"] if baseline_history else 0,
         "baseline_seconds": baseline_history[-1]["seconds"] if baseline_history else 0.0,
     }
@@ -110,6 +154,27 @@ def first_to_reach(history: list[dict[str, Any]], value: float | None) -> dict[s
     if value is None:
         return None
     return next((row for row in history if row.get("val/accuracy", -1.0) >= value), None)
+
+
+def mean_lead(history: list[dict[str, Any]], baseline_history: list[dict[str, Any]]) -> float | None:
+    """How far the validation accuracy lay above the baseline's at the same step, on average.
+
+    The area between the learning curves, straight between epochs, over the steps that both cover; None where there are
+    none.
+    """
+    curves = [
+        [(row["step"], row["val/accuracy"]) for row in rows if "val/accuracy" in row]
+        for rows in (history, baseline_history)
+    ]
+    if not all(curves):
+        return None
+    (steps, values), (baseline_steps, baseline_values) = (np.array(curve, dtype=float).T for curve in curves)
+    begin, end = max(steps[0], baseline_steps[0]), min(steps[-1], baseline_steps[-1])
+    if begin > end:
+        return None
+    at = np.unique(np.clip([*steps, *baseline_steps], begin, end))
+    lead = np.interp(at, steps, values) - np.interp(at, baseline_steps, baseline_values)
+    return float(np.trapezoid(lead, at) / (end - begin) if end > begin else lead[0])
 
 
 def describe_cost(start: Start, outcome: Outcome, baselines: Mapping[str, Outcome]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from graft.data.datasets import LabelledImages
 from graft.data.domain import Domain
 from graft.features import FeatureDomain
 from graft.models.network import Network
-from graft.stage import MEMORY_FORMATS, Position, Stage, fit_phase, snapshot
+from graft.stage import MEMORY_FORMATS, Position, Stage, begin_regularisation, fit_phase, snapshot
 from graft.strategies.engine import apply_phase
 from graft.strategies.phases import ResolvedPhase
 
@@ -107,7 +107,10 @@ def measure_phase(stage: Stage, network: Network, phase: ResolvedPhase) -> Trial
     callbacks = partial(with_watch, stage.training.callbacks, watch)
     short = replace(phase, index=0, first_epoch=0, max_epochs=2, plateau=None)
     tried = replace(stage, training=replace(stage.training, trainer=trainer, callbacks=callbacks))
-    fit_phase(tried, network, (short,), 0, [], Position(snapshot(network)))
+    position = Position(snapshot(network))
+    if tried.training.regularisers:
+        position.regularisation = begin_regularisation(tried, network, position)
+    fit_phase(tried, network, (short,), 0, [], position)
     trained = [p for name, _, p in network.named_group_parameters() if name in phase.trained_names]
     memory = replace(sizes, gradients=num_bytes(trained), optimizer=watch.slots, activations=watch.activations)
     return Trial(watch.times(inference), memory)

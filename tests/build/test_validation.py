@@ -1,5 +1,6 @@
 """Each thing that can be wrong with a configuration is found before anything is built, and all at once."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_the_default_is_sound(composed: Composed) -> None:
         ),
         (["baselines=[gradual_unfreeze]", "trainer.max_epochs=4"], "strategy 'gradual_unfreeze': its 5 phases need"),
         (["features.cache_limit_gib=-1"], "features.cache_limit_gib=-1; expected 0 (keep none) or more"),
+        (["analysis.cka_images=3"], "analysis.cka_images=3; expected 0 (no CKA), or 4 or more"),
         (["features.augmented_views=-1"], "features.augmented_views=-1; expected 0 (random views) or more"),
         (
             ["features.augmented_views=2", "features.cache_limit_gib=0"],
@@ -70,6 +72,22 @@ def test_the_default_is_sound(composed: Composed) -> None:
             "features.augmented_views=2: a fixed view is one image's own; set target.augmentation.mixup=0",
         ),
         (["backbone=timm", "backbone.name=resnet10x", "backbone.weights=x"], "backbone.name=resnet10x"),
+        (["adapter=lora", "adapter.rank=0"], "adapter.rank=0: adapter=lora expects 1 or more"),
+        (["adapter=ia3", "+adapter.rank=2"], "adapter.rank: no such key"),
+        (["adapter=lora", "adapter.targets.kinds=[linaer]"], "adapter.targets.kinds=['linaer']; expected a list"),
+        (
+            ["adapter=lora", "adapter.targets.groups=[stage9]"],
+            "adapter.targets.groups: the backbone has no layer group 'stage9'",
+        ),
+        (["adapter=vera", "backbone=resnet20"], "adapter=vera: no layer of resnet20 can take it: "),
+        (["adapter=lora", "strategy=scratch"], "adapter=lora: strategy=scratch starts from random weights"),
+        (
+            ["adapter=lora", "strategy=linear_probe"],
+            "strategy 'linear_probe': it trains nothing that adapter=lora brings (in stem, stage1, stage2, stage3)",
+        ),
+        (["adapter=vera", "strategy=surgical"], "strategy 'surgical': it trains nothing that adapter=vera brings (in"),
+        (["adapter=lora", "after=wise_ft"], "after=wise_ft: it averages the backbone's own weights, and adapter=lora"),
+        (["adapter=dora", "memory_format=auto"], "adapter=dora: memory_format=auto: not with it; use memory_format="),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
@@ -93,6 +111,9 @@ def test_refused(overrides: list[str], expected: str, composed: Composed) -> Non
         ["baselines=[]"],
         ["head=ridge", "mapping=alignment"],
         ["backbone=swin_t", "backbone.weights=DEFAULT"],
+        ["adapter=lora", "adapter.targets.groups=[stem,-1]", "baselines=[scratch,linear_probe]"],
+        ["adapter=vera", "strategy=surgical_auto"],
+        ["adapter=ia3", "backbone=vit_b_16", "backbone.weights=DEFAULT"],
     ],
     ids=" ".join,
 )
@@ -173,3 +194,9 @@ def test_accelerators_that_are_here(composed: Composed, monkeypatch: pytest.Monk
     assert validate(composed(*clipped, "optimizer.fused=false")) == []
     assert validate(composed(*clipped))[0].endswith("use optimizer.fused=false")
     assert validate(composed("trainer=gpu", "trainer.devices=3")) == ["trainer.devices=3: this machine has 2"]
+
+
+def test_an_adapter_whose_package_is_missing(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    config = composed("adapter=oft", "adapter.block_size=9")
+    assert validate(config) == ["adapter=oft: peft is not installed; pip install 'graft[peft]'"]

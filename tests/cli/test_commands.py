@@ -56,6 +56,14 @@ def test_plan_of_the_default(empty_folder: Path, capsys: pytest.CaptureFixture[s
     assert not list(empty_folder.glob("outputs/*"))
 
 
+def test_plan_tells_of_an_adapter(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "adapter=oft", "source.num_samples=200", "source.num_test_samples=50", "--no-trial"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "adapter oft: 2 layers, 6,540 parameters; with the head, 10.78 % of all are trained; "
+        "2 left out (convolutions larger than 1x1)"
+    )
+
+
 def test_ls_describes_every_choice(capsys: pytest.CaptureFixture[str], conf: Path) -> None:
     assert main(["ls", "strategy"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from graft.cli.folders import claimed, is_interrupted_run, locked, nearest_sibling, new_folder, point_latest
+from graft.cli.folders import claimed, is_interrupted_run, locked, new_folder, point_latest
 
 
 def leave_record(folder: Path, status: str) -> None:
@@ -80,10 +80,3 @@ def test_a_real_folder_called_latest_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "latest").mkdir()
     point_latest(tmp_path, new_folder(tmp_path / "x", "1"))
     assert not (tmp_path / "latest").is_symlink()
-
-
-def test_nearest_sibling(tmp_path: Path) -> None:
-    (tmp_path / "flowers").mkdir()
-    assert nearest_sibling(tmp_path / "flower") == f"; did you mean '{tmp_path / 'flowers'}'?"
-    assert nearest_sibling(tmp_path / "zzz") == ""
-    assert nearest_sibling(tmp_path / "no" / "where") == ""

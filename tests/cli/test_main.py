@@ -97,7 +97,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     "words",
     [["--help"], ["--version"], ["ls"], ["ls", "target"], ["show", "strategy/lp_ft"], ["plan", "--help"],
-     ["rank", "--help"], ["rank", "--scores", "logmee"], ["sead=1"],
+     ["rank", "--help"], ["rank", "--scores", "logmee"], ["soup", "--help"], ["soup", "nowhere"], ["sead=1"],
      ["-sc", "install=bash"], ["--cfg", "job"]],
     ids=" ".join,
 )  # fmt: skip

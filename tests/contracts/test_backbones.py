@@ -19,6 +19,7 @@ from graft.models.backbones.base import Backbone, SequentialBackbone
 from graft.models.backbones.timm import TimmBackbone
 from graft.models.backbones.torchvision import TorchvisionBackbone
 from graft.models.weights import load_weights
+from graft.transferred import group_grams
 
 SIZES = (32, 64, 96, 224)  # the first that a backbone can be built and run at is used
 MEAN, STD = 0.4, 0.3
@@ -157,6 +158,15 @@ def test_a_sequence_of_groups_is_the_forward_pass_and_leaves_its_input_alone(
         assert torch.equal(x, kept), "cached inputs of a group would be overwritten"
         x = y
     assert torch.equal(x, features)
+
+
+def test_the_output_of_every_group_is_seen(backbone: Backbone) -> None:
+    names = list(backbone.layer_groups)
+    with torch.no_grad():
+        grams = group_grams(backbone, names, 0, images(backbone, 4))
+    assert list(grams) == names
+    assert all(gram.abs().sum() > 0 for gram in grams.values())
+    assert not any(module._forward_hooks for module in backbone.modules())
 
 
 def test_native_names_are_complete_and_distinct(backbone: Backbone) -> None:

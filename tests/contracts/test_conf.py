@@ -28,8 +28,9 @@ def overrides_for(choice: str) -> Iterator[list[str]]:
         if name != "none":
             yield [f"target={name}"]
         return
-    with_norms = ["backbone=resnet20"] if group == "strategy" else []
-    yield [f"{group}={name}", *with_norms]
+    with_norms = ["backbone=resnet20"] if group in ("strategy", "regulariser") else []
+    with_views = ["target.augmentation.flip=true", "target.augmentation.crop_padding=2"] if name == "tta" else []
+    yield [f"{group}={name}", *with_norms, *with_views]
     if group in ("strategy", "objective", "optimizer", "scheduler"):
         yield [f"{group}@pretrain.{group}={name}", *with_norms]
 

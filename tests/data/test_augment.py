@@ -6,10 +6,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from graft.data.augment import Augmentation, mix
+from graft.data.batchwise import Cut
 from graft.data.crops import centre_crop, index_windows, random_crop, random_resized_crop, slide_windows
 from graft.errors import UserError
 
-ALL = slice(None)
+
+def everywhere(cut: Cut, x: Tensor, size: int) -> Tensor:
+    """What is cut from all images."""
+    crops = torch.empty(*x.shape[:2], size, size, dtype=x.dtype)
+    cut(slice(None), crops)
+    return crops
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -27,7 +33,7 @@ def distinct(num: int, side: int) -> Tensor:
 @given(side=st.integers(8, 20), size=st.integers(4, 8), padding=st.integers(0, 4), flip=st.booleans())
 def test_a_random_crop_is_a_window_of_the_padded_image(side: int, size: int, padding: int, flip: bool) -> None:
     x = distinct(6, side)
-    crops = random_crop(x, size, padding, torch.full((6,), flip), generator())(ALL)
+    crops = everywhere(random_crop(x, size, padding, torch.full((6,), flip), generator()), x, size)
     assert crops.shape == (6, 2, size, size)
     windows = torch.nn.functional.pad(x[0], [padding] * 4).unfold(1, size, 1).unfold(2, size, 1).permute(1, 2, 0, 3, 4)
     for crop in crops.flip(3) if flip else crops:
@@ -56,7 +62,8 @@ def test_a_processor_cuts_what_other_devices_do(
 
 def test_random_crops_go_everywhere_and_half_are_mirrored() -> None:
     flip = torch.arange(2000) % 2 == 0
-    crops = random_crop(distinct(2000, 8), 8, 2, flip, generator())(ALL)
+    x = distinct(2000, 8)
+    crops = everywhere(random_crop(x, 8, 2, flip, generator()), x, 8)
     tops = crops[:, 0].amax(dim=2)[:, 0]  # the row of the image at the crop's top
     assert torch.bincount(tops.long(), minlength=4)[:4].min() > 200
     mirrored = (crops[:, 1, 4].long().diff(dim=1) < 0).any(dim=1) & (crops[:, 1, 4, 3] > crops[:, 1, 4, 4])
@@ -65,7 +72,7 @@ def test_random_crops_go_everywhere_and_half_are_mirrored() -> None:
 
 def test_a_resized_crop_of_one_colour_is_that_colour() -> None:
     x = torch.full((4, 3, 12, 12), 7.0)
-    crops = random_resized_crop(x, 9, (0.2, 1.0), torch.arange(4) % 2 == 0, generator())(ALL)
+    crops = everywhere(random_resized_crop(x, 9, (0.2, 1.0), torch.arange(4) % 2 == 0, generator()), x, 9)
     torch.testing.assert_close(crops, torch.full((4, 3, 9, 9), 7.0))
 
 
@@ -73,7 +80,7 @@ def test_resized_crops_cover_the_shares_asked_for_and_stay_inside() -> None:
     ramp = torch.linspace(0, 1, 64)
     x = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64)]).expand(500, -1, -1, -1)
     flip = torch.arange(500) % 2 == 0
-    crops = random_resized_crop(x, 32, (0.3, 0.6), flip, generator())(ALL)
+    crops = everywhere(random_resized_crop(x, 32, (0.3, 0.6), flip, generator()), x, 32)
     widths, heights = (
         (crops[:, 0].amax(dim=(1, 2)) - crops[:, 0].amin(dim=(1, 2))),
         (crops[:, 1].amax(dim=(1, 2)) - crops[:, 1].amin(dim=(1, 2))),
@@ -122,8 +129,8 @@ def test_every_draw_is_from_the_generator() -> None:
     def everything(seed: int) -> list[Tensor]:
         draws = generator(seed)
         return [
-            random_crop(x, 8, 2, flip, draws)(ALL),
-            random_resized_crop(x, 8, (0.3, 1.0), flip, draws)(ALL),
+            everywhere(random_crop(x, 8, 2, flip, draws), x, 8),
+            everywhere(random_resized_crop(x, 8, (0.3, 1.0), flip, draws), x, 8),
             *mix(x / 255, y, 3, 1.0, 0.0, draws),
             *mix(x / 255, y, 3, 0.0, 1.0, draws),
         ]

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,22 @@ def test_a_file_comes_as_torchvision_would_resize_and_crop_it(
     found = decode(path, colour(32, interpolation))
     assert isinstance(found, np.ndarray)
     assert np.array_equal(found, reference(Image.open(path)).numpy())
+
+
+@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"quality": 30, "subsampling": 2}, {"keep_rgb": True}])
+@pytest.mark.parametrize("shape", [(47, 61), (32, 32), (32, 50)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_comes_as_pillow_decodes_it(
+    tmp_path: Path, shape: tuple[int, int], mode: str, settings: dict[str, Any]
+) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture(*shape)).convert(mode).save(path, **settings)
+    reference = v2.Compose([v2.Resize(32), v2.CenterCrop(32), v2.PILToTensor()])
+    for how in (colour(32), grey(32)):
+        found = decode(path, how)
+        assert isinstance(found, np.ndarray)
+        expected = Image.open(path).convert("RGB" if how.channels == 3 else "L")
+        assert np.array_equal(found, reference(expected).numpy())
 
 
 @pytest.mark.parametrize("shape", [(47, 61), (20, 20), (64, 64), (8, 8)])

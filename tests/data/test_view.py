@@ -60,18 +60,6 @@ def test_views_are_a_function_of_the_generator(augmentation: Augmentation) -> No
     assert first.y.shape == ((8, 4) if mixes else (8,))
 
 
-@pytest.mark.parametrize(
-    "augmentation", [None, Augmentation(flip=True), Augmentation(crop_padding=4, flip=True), Augmentation(contrast=0.5)]
-)
-def test_large_batches_are_treated_as_small_ones(
-    augmentation: Augmentation | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small = train(augmentation)
-    monkeypatch.setattr(batchwise, "WORTH_THREADS", 1)
-    monkeypatch.setattr(batchwise, "PIECE", 3 * 24**2 * 3)
-    assert torch.equal(train(augmentation).x, small.x)
-
-
 def test_flips_mirror_the_evaluation_view() -> None:
     fixed = View(PREPROCESSING, None, 4).evaluate(batch().x)
     found = train(Augmentation(flip=True)).x
@@ -98,3 +86,21 @@ def test_batches_are_not_changed_in_place() -> None:
     floats = before.float()
     view.evaluate(floats)
     assert torch.equal(floats, before.float())
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [None, Augmentation(flip=True), Augmentation(crop_padding=4, flip=True), Augmentation(resized_crop=(0.1, 1.0))],
+)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_large_batches_are_cut_as_small_ones_are(
+    augmentation: Augmentation | None, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(augmentation).x
+    monkeypatch.setattr(batchwise, "WORTH_THREADS", 0)
+    monkeypatch.setattr(batchwise, "PIECE", 3000)
+    given = batch()
+    given = given._replace(x=given.x.contiguous(memory_format=memory_format))
+    in_pieces = View(PREPROCESSING, augmentation, 4).train(given, torch.Generator().manual_seed(0)).x
+    assert torch.equal(in_pieces, whole)
+    assert torch.equal(batchwise.gather(given.x, torch.tensor([5, 0, 5])), given.x[[5, 0, 5]])

@@ -28,7 +28,7 @@ def test_the_default_run_leaves_a_whole_record(graft: Graft, tmp_path: Path) -> 
     record = newest_record(tmp_path)
     expected = (
         "schema id status experiment seed config source target backbone strategy objective metrics selection baselines "
-        "transfer cost fingerprints environment history"
+        "transfer transferred cost fingerprints environment history"
     )
     assert set(expected.split()) <= record.keys()
     assert record["status"] == "done"
@@ -37,8 +37,25 @@ def test_the_default_run_leaves_a_whole_record(graft: Graft, tmp_path: Path) -> 
     scratch = record["baselines"]["scratch"]["metrics"]["target/test/accuracy"]
     assert record["transfer"]["gain"] == pytest.approx(record["metrics"]["target/test/accuracy"] - scratch)
     assert {"pretrain_seconds", "fit_seconds", "trainable_parameters"} <= record["cost"].keys()
+    assert list(record["transferred"]["groups"]) == ["stem", "stage1", "stage2", "stage3"]
+    for row in record["transferred"]["groups"].values():
+        assert row["moved"] > 0
+        assert 0 <= row["cka"] <= 1
+    assert {"forgotten", "moved_relative", "images"} <= record["transferred"].keys()
+    assert {"speedup_in_steps", "mean_lead"} <= record["transfer"].keys()
+    for metrics in (record["metrics"], record["baselines"]["scratch"]["metrics"]):
+        assert {"target/test/loss", "target/test/calibration_error", "target/test/brier_score"} <= metrics.keys()
     assert "gain" in done.stdout
+    assert "layer group" in done.stdout
     assert (tmp_path / "outputs" / "latest").resolve().parent.parent == (tmp_path / "outputs").resolve()
+
+
+def test_a_scratch_run_says_that_nothing_was_transferred(graft: Graft, tmp_path: Path) -> None:
+    done = graft(*SMALL, "strategy=scratch")
+    assert done.returncode == 0, done.stderr
+    assert newest_record(tmp_path)["transferred"] == {}
+    assert "began from scratch: nothing was transferred" in done.stdout
+    assert "layer group" not in done.stdout
 
 
 def test_tensorboard_shows_curves_pictures_and_real_metrics(graft: Graft, tmp_path: Path) -> None:
@@ -48,7 +65,10 @@ def test_tensorboard_shows_curves_pictures_and_real_metrics(graft: Graft, tmp_pa
     events.Reload()
     tags = events.Tags()
     assert {"train/loss", "val/accuracy", "lr/head", "lr/backbone.stem", "phase"} <= set(tags["scalars"])
-    assert {"training views", "target/test/confusion"} <= set(tags["images"])
+    pictures = {"training views", "target/test/confusion", "target/test/reliability", "transferred/layer groups"}
+    assert pictures <= set(tags["images"])
+    cka = [event.value for event in events.Scalars("transferred/cka")]
+    assert cka == pytest.approx([row["cka"] for row in record["transferred"]["groups"].values()])
     assert "hp_metric" not in tags["scalars"]
     final = [event.value for event in events.Scalars("target/test/accuracy")]
     assert final == [pytest.approx(record["metrics"]["target/test/accuracy"])]

@@ -10,13 +10,17 @@ import torch
 import yaml
 from conf_plugins import CONF
 from pytorch_lightning import Callback, Trainer
+from torchvision.models import VisionTransformer
 
 from graft.data.domain import Domain
+from graft.data.preprocessing import Preprocessing
 from graft.data.readers.arrays import Arrays
 from graft.experiment import Training
 from graft.features import FeatureCache
+from graft.models.backbones.base import Overrides, SequentialBackbone
 from graft.models.backbones.cnn import Cnn
 from graft.models.backbones.resnet_cifar import ResNetCifar
+from graft.models.backbones.torchvision_groups import layer_groups
 from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping
 from graft.models.network import Network
@@ -94,3 +98,12 @@ def training(
 def stage(folder: Path, domain: Domain, how: Training, key: str = "0" * 64, cache: FeatureCache | None = None) -> Stage:
     """A stage in `folder` that logs nowhere."""
     return Stage("transfer", key, how, domain, None, 0, folder, None, cache)
+
+
+def tiny_vit(size: int = 32) -> SequentialBackbone:
+    """A vision transformer of torchvision's with two blocks of width 16."""
+    native = VisionTransformer(size, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24)
+    preprocessing = Preprocessing(size=size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    backbone = SequentialBackbone(layer_groups(native), 16, preprocessing, Overrides())
+    backbone.name = "tiny_vit"
+    return backbone

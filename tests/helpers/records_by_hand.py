@@ -81,6 +81,41 @@ def done(accuracy: float, scratch: float | None = 0.8, **settings: Any) -> dict[
     return end_record(record, "done")
 
 
+def with_transferred(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The record with all that is said of what was transferred; `changes` are of that part of it."""
+    groups = {
+        name: {
+            "moved": moved,
+            "moved_relative": moved / 4,
+            "buffers_moved": None,
+            "buffers_moved_relative": None,
+            "cka": cka,
+        }
+        for name, moved, cka in (("stem", 0.0, 1.0), ("stage1", 0.5, 0.9876), ("stage2", 1e-3, None))
+    }
+    transferred = {"forgotten": 0.047, "moved": 0.5, "moved_relative": 0.1, "images": 128, "groups": groups}
+    calibration = {"target/test/calibration_error": 0.031, "target/test/brier_score": 0.12}
+    baselines = {
+        name: baseline | {"metrics": baseline["metrics"] | {key: 2 * value for key, value in calibration.items()}}
+        for name, baseline in record["baselines"].items()
+    }
+    speed = {
+        "epochs_to_baseline_best": 3,
+        "steps_to_baseline_best": 12,
+        "seconds_to_baseline_best": 1.5,
+        "speedup_in_steps": 1.5,
+        "speedup_in_seconds": 1.5,
+        "mean_lead": 0.1675,
+    }
+    return record | {
+        "metrics": record["metrics"] | calibration,
+        "baselines": baselines,
+        "transfer": record["transfer"] | speed if record["transfer"] else {},
+        "training_labels": 100,
+        "transferred": transferred | changes,
+    }
+
+
 def failed(error: str, **settings: Any) -> dict[str, Any]:
     """The record of a run that ended in an error."""
     plain = config(**settings)

@@ -90,3 +90,10 @@ def test_the_report_in_files(tmp_path: Path) -> None:
 def test_what_cannot_be_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no record\.json"):
         report([tmp_path], make_console())
+
+
+def test_csv_holds_what_followed_training() -> None:
+    record = done(0.9)
+    record["after"] = {"tta": {"metrics": {"target/test/accuracy": 0.91}, "views": 8}}
+    plain, with_tta = rows(results_csv(in_folders(done(0.9), record)))
+    assert (plain["after/tta/target/test/accuracy"], with_tta["after/tta/target/test/accuracy"]) == ("", "0.91")

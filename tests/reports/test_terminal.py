@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records_by_hand import done, failed, in_folders
+from records_by_hand import done, failed, in_folders, with_transferred
 from rich.console import Console
 
 from graft.reports.console import PLAIN_WIDTH, make_console
@@ -50,6 +50,50 @@ def test_the_final_table_of_a_run() -> None:
         "parameters trained  61,326 of 61,326",
         "/runs/[b]/x[/y]",
     ]
+
+
+def test_the_final_table_says_what_was_transferred() -> None:
+    record = with_transferred(done(0.914, 0.862))
+    text = printed_run(record, width=120)
+    expected = [
+        "baseline's best     reached at epoch 2, step 8, 1.0 s (baseline: 3, 12, 1.5 s: 1.5x as soon)",
+        "accuracy on val     +16.8 points against scratch at the same step, on average",
+        "backbone            moved by 10.0 % of its parameters' length",
+        "calibration         error 3.1 %, loss 0.400, Brier 0.120 (scratch: error 6.2 %, loss 0.700, Brier 0.240)",
+    ]
+    assert [line for line in text if line in expected] == expected
+    assert text[-5:-1] == [
+        "layer group   moved    CKA",
+        "stem              0  1.000",
+        "stage1       12.5 %  0.988",
+        "stage2       <0.1 %",
+    ]
+    record["transferred"]["groups"]["stem"] |= {"buffers_moved": 0.3, "buffers_moved_relative": 0.25}
+    assert printed_run(record)[-5:-3] == [
+        "layer group   moved  norm statistics    CKA",
+        "stem              0           25.0 %  1.000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("transferred", "expected"),
+    [
+        ({}, "began from scratch: nothing was transferred"),
+        ({"moved": 0.0, "groups": {"stem": {"moved": 0.0, "buffers_moved": 0.0}}}, "is as it was transferred"),
+    ],
+)
+def test_a_backbone_that_did_not_move_needs_no_table(transferred: dict[str, Any], expected: str) -> None:
+    text = printed_run(done(0.9) | {"transferred": transferred})
+    assert f"backbone            {expected}" in text
+    assert not any(line.startswith("layer group") for line in text)
+
+
+def test_a_backbone_that_diverged_says_so() -> None:
+    record = with_transferred(done(0.1), moved=None, moved_relative=None)
+    record["transferred"]["groups"]["stage1"] |= {"moved": None, "moved_relative": None, "cka": None}
+    text = printed_run(record)
+    assert "backbone            moved to values that are not finite numbers" in text
+    assert "stage1" in text
 
 
 def test_negative_transfer_is_warned_of() -> None:
@@ -150,3 +194,16 @@ def test_a_pipe_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_console(io.StringIO()).width == PLAIN_WIDTH
     monkeypatch.setenv("COLUMNS", "90")
     assert make_console(io.StringIO()).width == 90
+
+
+def test_what_followed_training_is_compared_with_the_headline_figures() -> None:
+    record = done(0.914, 0.862)
+    record["metrics"]["target/test/calibration_error"] = 0.05
+    metrics = {"target/test/accuracy": 0.921, "target/test/calibration_error": 0.031}
+    record["after"] = {
+        "wise_ft": {"metrics": metrics, "alpha": 0.4, "curve": [], "seconds": 1.0},
+        "own": {"metrics": metrics},
+    }
+    figures = "92.1 % on test (+0.7 points), calibration error 5.0 % to 3.1 %"
+    found = [line for line in printed_run(record, width=120) if line.startswith("after")]
+    assert found == [f"after: wise_ft      {figures}; alpha 0.4", f"after: own          {figures}"]

@@ -15,6 +15,8 @@ from graft.build.remember import remembered
 from graft.build.targets import arguments_of
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
+from graft.models.adapters.base import Adapter
+from graft.regularisers.base import Regulariser
 from graft.scores.base import Score
 from graft.strategies.phases import Strategy
 
@@ -29,6 +31,7 @@ def build_experiment(config: Config) -> Experiment:
     """
     backbone, pretrain, target = config["backbone"], config["pretrain"], make_domain(config["target"])
     assert target is not None, "validation refuses target=none"
+    adapter = make_adapter(config["adapter"])
     return Experiment(
         name=experiment_name(config),
         seed=config["seed"],
@@ -38,17 +41,22 @@ def build_experiment(config: Config) -> Experiment:
         weights=backbone["weights"],
         reinitialise=tuple(backbone["reinitialise"]),
         mapping=factory(config["mapping"]),
+        adapter=adapter,
         head=factory(config["head"]),
         pretrain=make_training(config, pretrain, pretrain["max_epochs"], pretrain["seed"]),
         transfer=replace(
             make_training(config, config, config["trainer"]["max_epochs"], config["seed"]),
+            memory_format=memory_format(config, adapter),
             augmented_views=config["features"]["augmented_views"],
+            regularisers=make_regularisers(config["regulariser"]),
         ),
         baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
+        after={name: make(node) for name, node in config["after"].items()},
         selection=config["selection"],
         logger=make_logger(config["logger"]),
         store=Path(config["paths"]["store"]).expanduser(),
         features_limit=int(config["features"]["cache_limit_gib"] * 2**30),
+        cka_images=config["analysis"]["cka_images"],
         config=config,
     )
 
@@ -70,11 +78,17 @@ def make_training(config: Config, stage: Config, max_epochs: int, seed: int) -> 
         schedule=make(stage["scheduler"]),
         trainer=factory(config["trainer"]),
         precision=config["precision"]["value"],
-        memory_format=config["memory_format"],
+        memory_format=memory_format(config),
         max_epochs=max_epochs,
         seed=seed,
         callbacks=partial(make_callbacks, config["callbacks"]),
     )
+
+
+def memory_format(config: Config, adapter: Adapter | None = None) -> str:
+    """The one asked for; by default what is mostly the faster for convolutions, unless the adapter does without it."""
+    asked: str | None = config["memory_format"]
+    return asked or ("contiguous" if adapter is not None and adapter.contiguous_only else "channels_last")
 
 
 def make_strategy(node: Config) -> Strategy:
@@ -85,6 +99,11 @@ def make_strategy(node: Config) -> Strategy:
 def make_scores(nodes: Config) -> dict[str, Score]:
     """The transferability scores by name."""
     return {name: make(node) for name, node in nodes.items()}
+
+
+def make_regularisers(nodes: Config) -> dict[str, Regulariser]:
+    """The regularisers by name, in an order of their own: their terms are summed in it."""
+    return {name: make(nodes[name]) for name in sorted(nodes)}
 
 
 def make_callbacks(nodes: Config) -> list[Callback]:
@@ -99,6 +118,11 @@ def make_domain(node: Config) -> Domain | None:
     accepted = arguments_of(node["_target_"])
     domain: Domain = make({key: value for key, value in node.items() if key in accepted or key.startswith("_")})
     return domain
+
+
+def make_adapter(node: Config) -> Adapter | None:
+    """The adapter, None for `_target_: null`."""
+    return None if node["_target_"] is None else make(node)
 
 
 def make_logger(node: Config) -> Callable[[Path], Logger] | None:

@@ -8,19 +8,31 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from graft.build.assembly import factory, make, make_domain, make_strategy, without
+from graft.build.assembly import (
+    factory,
+    make,
+    make_adapter,
+    make_domain,
+    make_regularisers,
+    make_strategy,
+    without,
+)
 from graft.build.remember import remembered
+from graft.build.targets import locate
 from graft.errors import UserError, did_you_mean
 from graft.models.network import Network
+from graft.regularisers.base import Need, Regulariser
+from graft.stage import moved_prefix, trains_backbone
 from graft.strategies.durations import Plateau
 from graft.strategies.engine import make_optimizer
-from graft.strategies.phases import Strategy
+from graft.transferred import FEWEST_IMAGES
 
 Config = dict[str, Any]
 Check = Callable[[Config], Iterator[str]]
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 MONITORED = ("val/accuracy", "val/loss")
+RESERVED = ("accuracy", "loss", "cross_entropy", "least_squares")  # names in the training log
 
 
 def check_source(config: Config) -> Iterator[str]:
@@ -34,6 +46,33 @@ def check_source(config: Config) -> Iterator[str]:
         )
     if config["mapping"]["_target_"].endswith(".AlignmentMapping"):
         yield "source=none: mapping=alignment brings the target's features onto the source's and needs a source"
+
+
+def check_regularisers(config: Config) -> Iterator[str]:
+    """Each regulariser finds what it needs, and terms of the loss have names of their own."""
+    without_source = config["source"]["_target_"] is None
+    mixing = [name for name in ("mixup", "cutmix") if (config["target"].get("augmentation") or {}).get(name)]
+    for name, node in config["regulariser"].items():
+        kind: Any = locate(node["_target_"])
+        if not (isinstance(kind, type) and issubclass(kind, Regulariser)):
+            yield f"regulariser.{name}: {node['_target_']} is no regulariser"
+            continue
+        needs: frozenset[Need] = kind.needs
+        if name in RESERVED:
+            yield f"regulariser.{name}: the training log has another {name}; expected a name of its own"
+        if "source_weights" in needs and config["strategy"]["initialize"] == "scratch":
+            yield (
+                f"regulariser={name}: it keeps what was learned before, and strategy={config['strategy']['name']} "
+                "begins with random weights"
+            )
+        elif "source_head" in needs and without_source:
+            yield f"regulariser={name}: it needs the source's head, and there is none with source=none"
+        if "one_label_each" in needs and mixing:
+            yield f"regulariser={name}: it needs images of one class; set target.augmentation.{mixing[0]}=0"
+        if "plain_gradients" in needs and config["optimizer"]["_target_"].endswith(".LBFGS"):
+            yield f"regulariser={name}: it needs one gradient a step, and optimizer=lbfgs takes as many as it likes"
+        if "plain_gradients" in needs and config["precision"]["value"] == "16-mixed":
+            yield f"regulariser={name}: it needs gradients of a loss that is not scaled; use precision=bf16-mixed or 32"
 
 
 def check_name(config: Config) -> Iterator[str]:
@@ -60,6 +99,31 @@ def check_features(config: Config) -> Iterator[str]:
         )
 
 
+def check_analysis(config: Config) -> Iterator[str]:
+    """CKA needs a few images."""
+    num = config["analysis"]["cka_images"]
+    if num != 0 and num < FEWEST_IMAGES:
+        yield f"analysis.cka_images={num}; expected 0 (no CKA), or {FEWEST_IMAGES} or more"
+
+
+def check_adapter(config: Config) -> Iterator[str]:
+    """An adapter keeps weights worth keeping, in a layout that it can read."""
+    name = config["adapter"].get("name")
+    if config["adapter"]["_target_"] is None:
+        return
+    if config["strategy"]["initialize"] == "scratch":
+        yield (
+            f"adapter={name}: strategy={config['strategy']['name']} starts from random weights, which the adapter "
+            "would keep for ever; use adapter=none, or a strategy that starts from the source"
+        )
+    for method, node in config["after"].items():
+        if getattr(locate(node["_target_"]), "needs_start", False):
+            yield f"after={method}: it averages the backbone's own weights, and adapter={name} leaves them as they are"
+    contiguous_only = getattr(locate(config["adapter"]["_target_"]), "contiguous_only", False)
+    if contiguous_only and config["memory_format"] not in ("contiguous", None):
+        yield f"adapter={name}: memory_format={config['memory_format']}: not with it; use memory_format=contiguous"
+
+
 def check_epochs(config: Config) -> Iterator[str]:
     """There must be something to train for."""
     for path, value in (
@@ -78,7 +142,7 @@ def check_monitors(config: Config) -> Iterator[str]:
     strategies = {"strategy": config["strategy"], "pretrain.strategy": config["pretrain"]["strategy"]}
     strategies |= {f"baselines.{name}": node for name, node in config["baselines"].items()}
     for path, node in strategies.items():
-        strategy = _strategy(node)
+        strategy = _accepted(make_strategy, node)
         phases = strategy.parsed if strategy is not None else ()
         plateaus = {f"{path}.{phase.name}": phase.until for phase in phases if isinstance(phase.until, Plateau)}
         monitors |= {f"{where}: plateau.monitor": plateau.monitor for where, plateau in plateaus.items()}
@@ -90,6 +154,19 @@ def check_monitors(config: Config) -> Iterator[str]:
     needs_val = [*monitors, *(["selection=best_val"] if config["selection"] == "best_val" else [])]
     if needs_val and config["target"].get("val_fraction") == 0:
         yield f"target.val_fraction=0: {needs_val[0]} needs validation samples"
+
+
+def check_after(config: Config) -> Iterator[str]:
+    """What comes after training finds what it needs: validation samples, weights to go back to."""
+    for name, node in config["after"].items():
+        method = _accepted(make, node)
+        if method is None:
+            continue
+        if method.needs_val and config["target"].get("val_fraction") == 0:
+            yield f"target.val_fraction=0: after.{name} needs validation samples"
+        strategy = config["strategy"]
+        if method.needs_start and strategy["initialize"] == "scratch":
+            yield f"after.{name}: strategy {strategy['name']!r} starts from random weights, nothing to go back to"
 
 
 def check_device(config: Config) -> Iterator[str]:
@@ -119,9 +196,13 @@ def check_device(config: Config) -> Iterator[str]:
 def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
     """Each part that does not accept its own values."""
     stage = ("strategy", "objective", "scheduler")
-    paths = ["source", "target", *stage, *(f"pretrain.{name}" for name in stage), "backbone"]
+    paths = ["source", "target", *stage, *(f"pretrain.{name}" for name in stage), "backbone", "adapter"]
+    if "after" not in broken:
+        paths += [f"after.{name}" for name in config["after"]]
     if "baselines" not in broken:
         paths += [f"baselines.{name}" for name in config["baselines"]]
+    if "regulariser" not in broken:
+        paths += [f"regulariser.{name}" for name in config["regulariser"]]
     for path in paths:
         if path.partition(".")[0] not in broken:
             node = reduce(getitem, path.split("."), config)
@@ -130,7 +211,8 @@ def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
 
 def _refusals(path: str, node: Config) -> list[str]:
     is_domain = path in ("source", "target")
-    maker = make_domain if is_domain else _make_backbone if path == "backbone" else make
+    makers = {"source": make_domain, "target": make_domain, "backbone": _make_backbone, "adapter": make_adapter}
+    maker = makers.get(path, make)
     try:
         _without_memory(lambda: maker(node))
     except Exception as error:
@@ -152,10 +234,10 @@ def _user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
-def _strategy(node: Config) -> Strategy | None:
-    """The strategy, None where it is refused; `refused_parts` says why."""
+def _accepted(maker: Callable[[Config], Any], node: Config) -> Any:
+    """The part, None where it is refused; `refused_parts` says why."""
     try:
-        return make_strategy(node)
+        return maker(node)
     except Exception as error:
         if _user_error(error) is None:
             raise
@@ -165,21 +247,53 @@ def _strategy(node: Config) -> Strategy | None:
 def _unfit_strategies(config: Config) -> Iterator[str]:
     try:
         network = _without_memory(lambda: _network(config))
+        is_plain = config["adapter"]["_target_"] is None
+        adapted = network if is_plain else _without_memory(lambda: _adapted_network(config))
     except UserError as error:
         yield str(error)
         return
+    yield from _unfit_regularisers(config, adapted)
     pretrain, max_epochs = config["pretrain"], config["trainer"]["max_epochs"]
-    strategies = (config["strategy"], *config["baselines"].values())
-    plans = [(strategy, max_epochs, config["optimizer"]) for strategy in strategies]
+    plans = [(adapted, config["strategy"], max_epochs, config["optimizer"])]
+    plans += [(network, strategy, max_epochs, config["optimizer"]) for strategy in config["baselines"].values()]
     if config["source"]["_target_"] is not None and config["strategy"]["initialize"] == "source":
-        plans.append((pretrain["strategy"], pretrain["max_epochs"], pretrain["optimizer"]))
-    for strategy, max_epochs, optimizer in plans:
+        plans.append((network, pretrain["strategy"], pretrain["max_epochs"], pretrain["optimizer"]))
+    for trained, strategy, max_epochs, optimizer in plans:
         try:
-            for phase in make_strategy(strategy).resolve(network, max_epochs):
+            phases = make_strategy(strategy).resolve(trained, max_epochs)
+            if strategy is config["strategy"] and not any(map(trains_backbone, phases)):
+                yield from _without_way_back(config)
+            for phase in phases:
                 if phase.trained_names:
-                    make_optimizer(network, phase, _for_shapes(factory(optimizer)))
+                    make_optimizer(trained, phase, _for_shapes(factory(optimizer)))
         except ValueError as error:  # ours, or the optimizer's about a value it does not take
             yield str(error) if isinstance(error, UserError) else f"optimizer: {error}"
+
+
+def _without_way_back(config: Config) -> Iterator[str]:
+    for name, node in config["after"].items():
+        if make(node).needs_start:
+            yield f"after.{name}: strategy {config['strategy']['name']!r} leaves the backbone as it started"
+
+
+def _unfit_regularisers(config: Config, network: Network) -> Iterator[str]:
+    try:
+        phases = make_strategy(config["strategy"]).resolve(network, config["trainer"]["max_epochs"])
+    except UserError:  # said where the strategies are tried
+        return
+    for name, regulariser in make_regularisers(config["regulariser"]).items():
+        try:
+            regulariser.check(network, phases)
+        except UserError as error:
+            yield f"regulariser={name}: {error}"
+            continue
+        if config["features"]["augmented_views"] and "starting_network" in regulariser.needs:
+            moved = [phase.name for phase in phases if phase.augment and moved_prefix(network, phases, phase.index)]
+            if moved:
+                yield (
+                    f"regulariser={name}: phase {moved[0]!r} freezes what was changed before it, so that the starting "
+                    "network must see its images; set features.augmented_views=0"
+                )
 
 
 def _for_shapes(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
@@ -192,6 +306,14 @@ def _network(config: Config) -> Network:
     backbone = _make_backbone(config["backbone"])
     mapping = factory(config["mapping"])(backbone.num_features)
     return Network(backbone, mapping, factory(config["head"])(mapping.num_outputs, 2))
+
+
+def _adapted_network(config: Config) -> Network:
+    """The transfer stage's network, for inputs of the size that the backbone says."""
+    network, adapter = _network(config), make_adapter(config["adapter"])
+    assert adapter is not None
+    network.backbone = adapter.adapt(network.backbone, network.backbone.preprocessing.size)
+    return network
 
 
 def _without_memory(build: Callable[[], Any]) -> Any:
@@ -207,11 +329,29 @@ def _without_memory(build: Callable[[], Any]) -> Any:
 
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that each looks at
     (check_source, ("source", "backbone", "strategy", "mapping")),
+    (check_regularisers, ("regulariser", "source", "target", "strategy", "optimizer", "precision")),
     (check_name, ("name",)),
     (check_features, ("features", "target")),
+    (check_analysis, ("analysis",)),
+    (check_adapter, ("adapter", "strategy", "memory_format", "after")),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision", "optimizer")),
+    (check_after, ("after", "strategy", "target")),
+)
+
+
+PARTS_THAT_FIT = (
+    "backbone",
+    "adapter",
+    "mapping",
+    "head",
+    "strategy",
+    "baselines",
+    "optimizer",
+    "regulariser",
+    "after",
+    "features",
 )
 
 
@@ -228,6 +368,6 @@ def check_all(config: Config, broken: Set[str]) -> Iterator[str]:
 
 def _decides_fit(config: Config) -> list[Any]:
     """All of a configuration that decides whether its strategies fit its network: no seed, no data."""
-    parts = [config[name] for name in ("backbone", "mapping", "head", "strategy", "baselines", "optimizer")]
+    parts = [config[name] for name in PARTS_THAT_FIT]
     stages = [config["trainer"]["max_epochs"], without(config["pretrain"], "seed"), config["source"]["_target_"]]
     return [*parts, *stages]

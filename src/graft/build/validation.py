@@ -46,6 +46,7 @@ PARTS = {
     "backbone": Part(ours=("weights", "reinitialise")),
     "head": Part(supplied=("num_features", "num_classes")),
     "mapping": Part(supplied=("num_features",)),
+    "adapter": Part(optional=True),
     **STAGE,
     "trainer": TRAINER,
     "logger": Part(supplied=("save_dir",), optional=True),
@@ -55,17 +56,21 @@ SETTINGS: dict[str, Any] = {
     "seed": int,
     "selection": Literal["last", "best_val"],
     "precision": dict,
-    "memory_format": Literal["contiguous", "channels_last", "auto"],
+    "memory_format": Literal["contiguous", "channels_last", "auto"] | None,
     "callbacks": dict[str, dict],
+    "after": dict[str, dict],
     "baselines": dict[str, dict],
+    "regulariser": dict[str, dict],
     "paths": dict,
     "features": dict,
+    "analysis": dict,
     "pretrain": dict,
 }
 INSIDE: dict[str, dict[str, Any]] = {
     "precision": {"value": Precision},
     "paths": {"data": str, "outputs": str, "store": str},
     "features": {"cache_limit_gib": float, "augmented_views": int},
+    "analysis": {"cka_images": int},
     "pretrain": {"max_epochs": int, "seed": int},
     "backbone": {"weights": str, "reinitialise": list[str]},
 }
@@ -153,7 +158,9 @@ def _settings(prefix: str, node: dict[str, Any], settings: dict[str, Any]) -> It
 
 
 def _groups_of_parts(config: dict[str, Any]) -> Iterator[str]:
-    pretrain, callbacks, baselines = (_mapping(config.get(name)) for name in ("pretrain", "callbacks", "baselines"))
+    pretrain, callbacks, after, baselines = (
+        _mapping(config.get(name)) for name in ("pretrain", "callbacks", "after", "baselines")
+    )
     for name, part in STAGE.items():
         if name in pretrain:
             yield from _part(f"pretrain.{name}", pretrain[name], part)
@@ -161,8 +168,10 @@ def _groups_of_parts(config: dict[str, Any]) -> Iterator[str]:
             yield f"pretrain.{name}: is missing"
     for name, node in callbacks.items():
         yield from _part(f"callbacks.{name}", node, Part(optional=True))
-    for name, node in baselines.items():
-        yield from _part(f"baselines.{name}", node, Part())
+    groups = {"after": after, "baselines": baselines, "regulariser": _mapping(config.get("regulariser"))}
+    for group, nodes in groups.items():
+        for name, node in nodes.items():
+            yield from _part(f"{group}.{name}", node, Part())
 
 
 def _mapping(value: Any) -> dict[str, Any]:

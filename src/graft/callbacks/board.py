@@ -1,5 +1,6 @@
 """What TensorBoard shows of a stage."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from graft.batch import LabelledBatch
+from graft.callbacks.pictures import groups_picture, lettering, reliability_picture
 from graft.data.domain import Domain
-from graft.data.readers.glyphs import font_files
 from graft.module import GraftModule
 
 MOST_SAMPLES, MOST_SAMPLE_PIXELS = 16, 2**18  # of the training views that are shown; PNG takes a while to write
@@ -76,7 +77,7 @@ def confusion_picture(confusion: list[list[int]], class_names: tuple[str, ...]) 
     side = max(4, min(36, 720 // num_classes))  # pixels of a cell
     colours = (WHITE + shares[:, :, None] * (BLUE - WHITE)).round().astype(np.uint8)
     matrix = Image.fromarray(colours.repeat(side, axis=0).repeat(side, axis=1))
-    font = ImageFont.truetype(str(font_files()[0]), size=11)
+    font = lettering()
     if num_classes <= MOST_WITH_COUNTS:
         draw = ImageDraw.Draw(matrix)
         for row, column in np.argwhere(counts).tolist():
@@ -108,19 +109,44 @@ def named_edge(
     return edge
 
 
+def log_curves(logger: Logger, after: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log each curve over alpha in [0, 1], at steps of its hundredths: `wise_ft/target/test/accuracy`."""
+    for name, result in after.items():
+        for row in result.get("curve", ()):
+            metrics = {f"{name}/{metric}": value for metric, value in row.items() if metric != "alpha"}
+            logger.log_metrics(metrics, step=round(100 * row["alpha"]))
+
+
 def log_result(
-    logger: Logger,
-    hyperparameters: dict[str, Any],
-    metrics: dict[str, float],
-    confusion: list[list[int]],
-    class_names: tuple[str, ...],
+    logger: Logger, hyperparameters: dict[str, Any], metrics: dict[str, float], record: Mapping[str, Any]
 ) -> None:
-    """Log the run's settings with its real final metrics (TensorBoard's HPARAMS), and its confusion matrix."""
+    """Log the run's settings with its real final metrics (TensorBoard's HPARAMS), and the pictures of its record."""
     if isinstance(logger, TensorBoardLogger):
         logger.log_hyperparams(hyperparameters, metrics)
-        picture = confusion_picture(confusion, class_names)
-        logger.experiment.add_image("target/test/confusion", picture, 0, dataformats="HWC")
+        for tag, picture in result_pictures(record).items():
+            logger.experiment.add_image(tag, picture, 0, dataformats="HWC")
     else:
         logger.log_hyperparams(hyperparameters)
         logger.log_metrics(metrics)
+    for step, row in enumerate(groups_of(record).values()):
+        shown = {f"transferred/{name}": row[name] for name in ("moved_relative", "cka") if row[name] is not None}
+        logger.log_metrics(shown, step=step)
     logger.finalize("success")
+
+
+def result_pictures(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Confusion matrix, reliability diagrams, and how the layer groups changed, each by its tag."""
+    classes, groups = record["classes"], groups_of(record)
+    networks = {record["strategy"]: record} | record["baselines"]
+    bins = {name: network["reliability"] for name, network in networks.items() if network["reliability"]}
+    pictures = {
+        "target/test/confusion": confusion_picture(classes["confusion"], tuple(classes["names"])),
+        "target/test/reliability": reliability_picture(bins),
+    }
+    return pictures | ({"transferred/layer groups": groups_picture(groups)} if groups else {})
+
+
+def groups_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The layer groups and how they changed; none where transfer began from scratch."""
+    groups: Mapping[str, Any] = record["transferred"].get("groups", {})
+    return groups

@@ -22,6 +22,8 @@ from graft.cli.overrides import diagnose, explain_text, first_words, groups, req
 from graft.cli.source import PRIMARY, search_path
 from graft.errors import UserError, did_you_mean
 
+SEVERAL = ("callbacks", "after", "regulariser")  # groups of which several may be chosen, or none: after=[]
+
 
 @contextmanager
 def hydra_application(config_dir: Path | None = None) -> Iterator[Hydra]:
@@ -185,6 +187,7 @@ def plain_config(composed: DictConfig, loader: ConfigLoader) -> dict[str, Any]:
         UserError: an interpolation that leads nowhere, or a baseline that is not a strategy.
     """
     plain = _resolved(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
+    plain |= {group: {} for group in SEVERAL if group not in plain}
     if isinstance(plain.get("baselines"), str):
         raise UserError(f"baselines={plain['baselines']}; expected a list: baselines=[{plain['baselines']}]")
     if isinstance(plain.get("baselines"), list):

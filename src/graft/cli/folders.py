@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from graft.errors import UserError, nearest
+from graft.errors import UserError
 from graft.records.files import LockHeldError, file_lock, read_json
 from graft.records.record import RECORD
 
@@ -90,10 +90,3 @@ def point_latest(outputs: Path, folder: Path | None) -> Path | None:
         temporary.symlink_to(os.path.relpath(folder, outputs), target_is_directory=True)
         os.replace(temporary, link)
     return before
-
-
-def nearest_sibling(path: Path) -> str:
-    """A closing phrase for an error about a path that is not there: the nearest name beside it, if there is one."""
-    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    match = nearest(path.name, names)
-    return f"; did you mean {str(path.parent / match)!r}?" if match else ""

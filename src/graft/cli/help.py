@@ -28,6 +28,8 @@ Examples
   graft -m strategy=scratch,linear_probe,fine_tune seed=0,1,2 target.labels_per_class=1,5,10
   graft plan strategy=lp_ft
   graft rank source=glyphs,mnist backbone=cnn,resnet20 target=usps
+  graft "after=[wise_ft,temperature]"
+  graft soup outputs/latest
   graft report outputs
   tensorboard --logdir outputs
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -153,9 +154,10 @@ class Known:
                 return f"{override.input_line}: {group} is not chosen for a run; graft ls {group} says what is there"
             return f"{where}: no such group here; {did_you_mean(where, places)}"
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]
-        for value in values:
+        options = self.options(group)
+        listed = [value if isinstance(value, list) else [value] for value in values]
+        for value in chain.from_iterable(listed):
             name = str(value).strip("'\"")
-            options = self.options(group)
             if value is None or name not in options:
                 return f"{where}={name}: no such {group}; {did_you_mean(name, options)}"
         return None

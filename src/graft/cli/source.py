@@ -10,8 +10,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 
 import graft
-from graft.cli.folders import nearest_sibling
-from graft.errors import UserError
+from graft.errors import UserError, nearest_path
 
 SHARED = {"source": "domain", "target": "domain"}  # group -> folder with its files
 PRIMARY = "config"
@@ -77,5 +76,5 @@ def search_path(config_dir: Path | None = None) -> ConfigSearchPath:
 def _existing(folder: Path) -> Path:
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
-        raise UserError(f"--config-dir {folder}: no such folder{nearest_sibling(folder)}")
+        raise UserError(f"--config-dir {folder}: no such folder{nearest_path(folder)}")
     return folder

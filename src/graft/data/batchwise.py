@@ -15,10 +15,10 @@ from torch import Tensor
 from graft.data.recycling import empty
 from graft.data.threaded import for_each
 
-PIECE = 2**18  # values that stay in a core's cache while other threads are at work
+PIECE = 2**17  # values that stay in a core's cache while other threads are at work
 WORTH_THREADS = 2**22  # values that take much longer than waking threads, and than their waits for the interpreter
 
-Cut = Callable[[slice], Tensor]  # those images [m, c, h, w] of a batch that are in a slice
+Cut = Callable[[slice, Tensor], None]  # writes those images of a batch that are in a slice to [m, c, h, w]
 
 
 def in_pieces(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
@@ -32,21 +32,29 @@ def in_pieces(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
     for_each(list(map(slice, bounds, bounds[1:])), work, torch.get_num_threads())
 
 
+def write(images: Tensor, out: Tensor) -> None:
+    """Copy and convert images; on a CPU what is no more than a piece by the calling thread alone."""
+    if out.device.type == "cpu" and (len(out) == 1 or out.numel() < 2 * PIECE):
+        out.numpy()[:] = images.numpy()
+    else:
+        out.copy_(images)
+
+
 def assemble(cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """All images uint8 of a batch of `shape` [n, ...]."""
+    """All images of a batch of `shape` [n, ...], in float32."""
     if device.type != "cpu":
-        return cut(slice(None))
-    images = empty(shape, np.uint8)
-
-    def fill(piece: slice) -> None:
-        images[piece] = cut(piece).numpy()
-
-    in_pieces(fill, shape)
-    return torch.from_numpy(images)
+        images = torch.empty(shape, dtype=torch.float32, device=device)
+        cut(slice(None), images)
+        return images
+    images = torch.from_numpy(empty(shape, np.float32))
+    in_pieces(lambda piece: cut(piece, images[piece]), shape)
+    return images
 
 
 def gather(x: Tensor, positions: Tensor) -> Tensor:
     """The images [m, ...] at `positions` [m] of images [n, ...], whose order in memory they keep."""
+    if x.stride(1) == 0 and x.shape[1] > 1:  # grey images that stand for colour
+        return gather(x[:, :1], positions).expand(-1, x.shape[1], -1, -1)
     order, back = memory_order(x)
     if is_small((len(positions), *x.shape[1:])):
         return x.permute(order).index_select(0, positions).permute(back)
@@ -54,7 +62,7 @@ def gather(x: Tensor, positions: Tensor) -> Tensor:
     gathered = empty((len(chosen), *images.shape[1:]), images.dtype)
 
     def fill(piece: slice) -> None:
-        gathered[piece] = images[chosen[piece]]
+        images.take(chosen[piece], axis=0, out=gathered[piece], mode="clip")  # the default mode copies twice
 
     in_pieces(fill, gathered.shape)
     return torch.from_numpy(gathered).permute(back)
@@ -79,16 +87,17 @@ def scale_and_shift(cut: Cut, shape: tuple[int, ...], scale: Tensor, shift: Tens
     value; to read so many takes NumPy longer.
     """
     if is_small(shape):
-        x = cut(slice(None)).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        return x.mul_(scale).add_(shift)
+        scaled = torch.empty(shape, dtype=torch.float32)
+        cut(slice(None), scaled)
+        return scaled.mul_(scale).add_(shift)
     factors, offsets = (values[:, :1, :1].numpy() for values in (scale, shift))
-    scaled = empty(shape, np.float32)
+    images = empty(shape, np.float32)
 
     def fill(piece: slice) -> None:
-        part = scaled[piece]
-        part[:] = cut(piece).numpy()
+        part = images[piece]
+        cut(piece, torch.from_numpy(part))
         part *= factors
         part += offsets
 
     in_pieces(fill, shape)
-    return torch.from_numpy(scaled)
+    return torch.from_numpy(images)

@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 import PIL
 import torch
+import torchvision
 from torch import Tensor
 
 from graft.data.preprocessing import Preprocessing
@@ -180,7 +181,7 @@ def canvas_key(content: str, preprocessing: Preprocessing) -> str:
             "channels": preprocessing.channels,
             "canvas": preprocessing.canvas,
             "interpolation": preprocessing.interpolation,
-            "decoder": [DECODER, PIL.__version__],
+            "decoder": [DECODER, PIL.__version__, torchvision.__version__],
         }
     )
 

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from graft.data.batchwise import Cut
+from graft.data.batchwise import Cut, write
 from graft.data.draws import uniform
 
 MIN_LOG_ASPECT, MAX_LOG_ASPECT = math.log(3 / 4), math.log(4 / 3)
@@ -46,11 +46,16 @@ def random_crop(x: Tensor, size: int, padding: int, flip: Tensor, generator: Gen
     places = x.shape[2] + 2 * padding - size + 1
     tops, lefts = torch.randint(places, (2, len(x)), generator=generator, device=x.device)
     if x.device.type != "cpu":
-        return lambda piece: index_windows(x[piece], size, padding, tops[piece], lefts[piece], flip[piece])
+        return lambda piece, out: write(
+            index_windows(x[piece], size, padding, tops[piece], lefts[piece], flip[piece]), out
+        )
     pixels, down, right, mirrored = x.numpy(), tops.numpy(), lefts.numpy(), flip.numpy()
-    return lambda piece: torch.from_numpy(
-        slide_windows(pixels[piece], size, padding, down[piece], right[piece], mirrored[piece])
-    )
+
+    def cut(piece: slice, out: Tensor) -> None:
+        crops = slide_windows(pixels[piece], size, padding, down[piece], right[piece], mirrored[piece])
+        write(torch.from_numpy(crops), out)
+
+    return cut
 
 
 def slide_windows(
@@ -95,8 +100,9 @@ def random_resized_crop(x: Tensor, size: int, shares: tuple[float, float], flip:
     CVPR 2015, section 6); a box that would be longer than the image is cut to it. `flip` [n] says which to mirror.
     """
     boxes = random_boxes(x, shares, generator)
-    resample = resample_boxes if x.device.type == "cpu" else sample_boxes
-    return lambda piece: resample(x[piece], boxes[piece], size, flip[piece])
+    if x.device.type == "cpu":
+        return resample_boxes(x, boxes, size, flip)
+    return lambda piece, out: write(sample_boxes(x[piece], boxes[piece], size, flip[piece]), out)
 
 
 def random_boxes(x: Tensor, shares: tuple[float, float], generator: Generator) -> Tensor:
@@ -111,18 +117,23 @@ def random_boxes(x: Tensor, shares: tuple[float, float], generator: Generator) -
     return torch.stack([tops, lefts, heights, widths], dim=1).long()
 
 
-def resample_boxes(x: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
-    """Boxes int64 [n, 4] of images [n, c, h, w], each cut out and resampled by itself; the values keep their type.
+def resample_boxes(x: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Cut:
+    """Boxes int64 [n, 4] of images [n, c, h, w], each cut out and resampled by itself, in the type of the images.
 
     torch resamples a uint8 image twice as fast where a pixel's channels lie together.
     """
-    pixels = x.permute(0, 2, 3, 1).numpy()
-    resampled = np.empty((*x.shape[:2], size, size), pixels.dtype)
-    for i, ((top, left, height, width), mirrored) in enumerate(zip(boxes.tolist(), flip.tolist(), strict=True)):
-        box = torch.from_numpy(np.ascontiguousarray(pixels[i : i + 1, top : top + height, left : left + width]))
-        [new] = functional.interpolate(box.permute(0, 3, 1, 2), (size, size), mode="bilinear").numpy()
-        resampled[i] = new[:, :, ::-1] if mirrored else new
-    return torch.from_numpy(resampled)
+    pixels, corners, mirrored = x.permute(0, 2, 3, 1).numpy(), boxes.tolist(), flip.tolist()
+
+    def cut(piece: slice, out: Tensor) -> None:
+        for i, written in zip(range(*piece.indices(len(pixels))), out.numpy(), strict=True):
+            top, left, height, width = corners[i]
+            box = np.ascontiguousarray(pixels[i : i + 1, top : top + height, left : left + width])
+            [new] = functional.interpolate(
+                torch.from_numpy(box.transpose(0, 3, 1, 2)), (size, size), mode="bilinear"
+            ).numpy()
+            written[:] = new[:, :, ::-1] if mirrored[i] else new
+
+    return cut
 
 
 def sample_boxes(x: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:

@@ -32,13 +32,16 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
 
 
 def _take(size: int) -> np.ndarray:
-    """Free memory of `size` bytes or up to twice as many, or else new memory."""
+    """Free memory of `size` bytes or up to twice as many, or else new memory.
+
+    What was used last comes first: part of it may still be in a cache of the processor.
+    """
     for _ in range(len(_free)):
         try:
-            block = _free.popleft()
+            block = _free.pop()
         except IndexError:  # another thread took it
             break
         if size <= block.nbytes <= 2 * size:
             return block
-        _free.append(block)
+        _free.appendleft(block)
     return np.empty(size, np.uint8)

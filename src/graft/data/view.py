@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 
 from graft.batch import LabelledBatch
 from graft.data.augment import Augmentation, mix
-from graft.data.batchwise import Cut, assemble, scale_and_shift
+from graft.data.batchwise import Cut, assemble, scale_and_shift, write
 from graft.data.colour import jitter_colour
 from graft.data.crops import centre_crop, mirror, random_crop, random_resized_crop
 from graft.data.draws import coin
@@ -44,7 +44,7 @@ class View:
         shape, device = (*batch.x.shape[:2], self.preprocessing.size, self.preprocessing.size), batch.x.device
         if how.changes_colour:
             x = assemble(cut, shape, device)
-            cut = jitter_colour(x, how.brightness, how.contrast, how.saturation, generator).__getitem__
+            cut = as_they_are(jitter_colour(x, how.brightness, how.contrast, how.saturation, generator))
         x = self._normalise(cut, shape, device)
         if how.mixup or how.cutmix:
             x, y = mix(x, y, self.num_classes, how.mixup, how.cutmix, generator)
@@ -53,7 +53,7 @@ class View:
     def evaluate(self, x: Tensor) -> Tensor:
         """The fixed view: the canvas' centre [n, c, size, size], scaled and normalised."""
         x = centre_crop(x, self.preprocessing.size)
-        return self._normalise(x.__getitem__, x.shape, x.device)
+        return self._normalise(as_they_are(x), x.shape, x.device)
 
     def _normalise(self, cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Values 0..255 to the backbone's scale, computed in float32 and given in the default float type."""
@@ -62,7 +62,7 @@ class View:
         if device.type == "cpu":
             x = scale_and_shift(cut, shape, self.scale, self.shift)
         else:
-            x = torch.addcmul(self.shift, cut(slice(None)).contiguous().float(), self.scale)
+            x = torch.addcmul(self.shift, assemble(cut, shape, device), self.scale)
         return x.to(torch.get_default_dtype())
 
     def _place(self, x: Tensor, how: Augmentation, generator: Generator) -> Cut:
@@ -73,4 +73,9 @@ class View:
             return random_resized_crop(x, size, how.resized_crop, flip, generator)
         if how.crop_padding:
             return random_crop(x, size, how.crop_padding, flip, generator)
-        return lambda piece: mirror(centre_crop(x[piece], size), flip[piece])
+        return lambda piece, out: write(mirror(centre_crop(x[piece], size), flip[piece]), out)
+
+
+def as_they_are(x: Tensor) -> Cut:
+    """Images [n, c, h, w] that nothing more is cut from."""
+    return lambda piece, out: write(x[piece], out)

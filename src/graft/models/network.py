@@ -67,6 +67,18 @@ class Network(nn.Module):
             for path, parameter in module.named_parameters()
         ]
 
+    @property
+    def fixed_names(self) -> frozenset[str]:
+        """Full names of the parameters that an adapter keeps as they are: all of the backbone's own."""
+        adaptation = self.backbone.adaptation
+        if adaptation is None:
+            return frozenset()
+        return frozenset(
+            name
+            for name, group, _ in self.named_group_parameters()
+            if group.startswith("backbone.") and name.removeprefix("backbone.") not in adaptation.added
+        )
+
     def solved_names(self) -> tuple[str, ...]:
         """Names of what is computed in closed form rather than trained, such as `head.weight` of the ridge head."""
         return tuple(

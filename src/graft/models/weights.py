@@ -18,14 +18,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from graft.data.preprocessing import Preprocessing
-from graft.data.readers.base import nearest_path
 from graft.data.threaded import map_all
-from graft.errors import UserError, did_you_mean
+from graft.errors import UserError, did_you_mean, nearest_path
 from graft.models.backbones.base import Backbone
 from graft.records.files import atomic_write_bytes
 from graft.records.hashing import content_hash
 
 RUN_FILE = Path("weights", "backbone.safetensors")
+ADAPTER_FILE = Path("weights", "adapter.safetensors")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -159,6 +159,11 @@ def _download(name: str, backbone: Backbone) -> WeightsFile:
 def _read_path(spec: str, path: Path, backbone: Backbone) -> WeightsFile:
     if path.is_dir():
         if not (path / RUN_FILE).is_file():
+            if (path / ADAPTER_FILE).is_file():
+                raise UserError(
+                    f"backbone.weights={spec}: that run's adapter cannot be merged into a plain backbone; give a run "
+                    "with adapter=none or one of lora, rslora, dora, ia3, vera, oft"
+                )
             raise UserError(f"backbone.weights={spec}: a folder without {RUN_FILE}, so not that of a finished run")
         path = path / RUN_FILE
     if path.suffix not in READERS:

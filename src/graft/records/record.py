@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graft import __version__
-from graft.errors import UserError, nearest
+from graft.errors import UserError, nearest_path
 from graft.records.files import atomic_write_json, read_json
 from graft.records.hashing import content_hash
 
@@ -40,11 +40,11 @@ REQUIRED_WHEN_DONE = (
     "environment",
     "history",
 )
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "timm")
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "timm", "peft")
 
 IMAGE_CACHES = tuple(f"{domain}.{key}" for domain in ("source", "target") for key in ("cache", "cache_limit_gib"))
 # Parts of the configuration that say where a run writes and what it shows, not what it computes.
-NOT_IDENTITY = ("paths", "logger", "hydra", "features", *IMAGE_CACHES)
+NOT_IDENTITY = ("paths", "logger", "hydra", "features", "analysis", *IMAGE_CACHES)
 
 
 def run_identity(config: dict[str, Any]) -> str:
@@ -150,11 +150,7 @@ def record_files(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
-        siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        match = nearest(folder.name, siblings)
-        raise UserError(
-            f"{folder}: no such folder" + (f"; did you mean {str(folder.parent / match)!r}?" if match else "")
-        )
+        raise UserError(f"{folder}: no such folder{nearest_path(folder)}")
     paths = sorted(path for path in folder.rglob(RECORD) if path.is_file())
     if not paths:
         raise UserError(f"{folder}: no {RECORD} in it or below it")

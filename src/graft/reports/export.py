@@ -12,6 +12,8 @@ from graft.reports.notes import CAPTION, reason, unfinished, warnings
 from graft.reports.settings import Record, value_of, varied_keys
 from graft.reports.tables import group_rows
 from graft.reports.terminal import FIGURES, figures, setting_cells
+from graft.reports.transferred import CAPTION as TRANSFERRED_CAPTION
+from graft.reports.transferred import transferred_rows
 
 RESULTS = "results.csv"
 
@@ -49,7 +51,23 @@ def csv_row(run: str, record: Record, names: Sequence[str]) -> dict[str, Any]:
     line |= record["metrics"]
     for name, baseline in record["baselines"].items():
         line |= {f"{name}/{metric}": value for metric, value in baseline["metrics"].items()}
-    return line | {"gain": record["transfer"].get("gain")} | record["cost"] | record["fingerprints"]
+    for name, result in record.get("after", {}).items():
+        line |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
+    line |= {"gain": record["transfer"].get("gain")} | transferred_columns(record)
+    return line | record["cost"] | record["fingerprints"]
+
+
+def transferred_columns(record: Record) -> dict[str, Any]:
+    """Learning speed, and what was transferred; a column for each figure of each layer group."""
+    transfer, transferred = record["transfer"], record.get("transferred") or {}
+    speed = {name: transfer.get(name) for name in ("speedup_in_steps", "speedup_in_seconds", "mean_lead")}
+    whole = {name: transferred.get(name) for name in ("forgotten", "moved", "moved_relative")}
+    groups = {
+        f"backbone.{group}/{name}": value
+        for group, row in transferred.get("groups", {}).items()
+        for name, value in row.items()
+    }
+    return {"training_labels": record.get("training_labels")} | speed | whole | groups
 
 
 def write_results_csv(folder: Path, records: Sequence[tuple[Path, Record]]) -> Path:
@@ -63,14 +81,18 @@ def markdown_summary(records: Sequence[tuple[Path, Record]]) -> str:
     """The summary as Markdown: a table with one row for each setting, and what must be said beside it."""
     plain = [record for _, record in records]
     rows = group_rows(plain)
-    parts = [markdown_table(rows), f"{CAPTION}\n"] if rows else []
+    cells = [dict(zip(FIGURES, figures(row), strict=True)) for row in rows]
+    parts = [markdown_table(rows, cells), f"{CAPTION}\n"] if rows else []
     parts += [f"**{heading}**: {text}\n" for heading, text in [*warnings(plain, rows), *unfinished(records)]]
+    transferred, transferred_cells = transferred_rows(plain)
+    if transferred:
+        parts += [markdown_table(transferred, transferred_cells), f"{TRANSFERRED_CAPTION}\n"]
     return "\n".join(parts)
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `tables.group_rows`, of which there is at least one, as a Markdown table."""
+def markdown_table(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table of rows, at least one, with `setting` and `differs`, and their figures as text, by heading."""
     headings, *settings = setting_cells(rows)
-    lines = [[*headings, *FIGURES], ["---"] * len(headings) + ["---:"] * len(FIGURES)]
-    lines += [[*cells, *figures(row)] for row, cells in zip(rows, settings, strict=True)]
+    lines = [[*headings, *cells[0]], ["---"] * len(headings) + ["---:"] * len(cells[0])]
+    lines += [[*names, *texts.values()] for names, texts in zip(settings, cells, strict=True)]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

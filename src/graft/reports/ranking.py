@@ -17,7 +17,7 @@ from graft.reports.terminal import with_spread
 
 Row = Mapping[str, Any]  # what a ranking says of one candidate
 
-NOT_COMPARED = ("name", "baselines")  # parts of a run's configuration that its accuracy does not depend on
+NOT_COMPARED = ("name", "baselines", "after")  # parts of a run's configuration that its accuracy does not depend on
 COSTS = {"pretrain": "pretrain_seconds", "features": "features_seconds"}  # heading -> key of the seconds
 LEAST_NAME = 11  # columns for a candidate's name, however narrow the console
 CAPTION = "higher scores promise better transfer; pretraining in the seconds that it once took"

@@ -10,6 +10,7 @@ from graft.records.record import find_records
 from graft.reports.export import markdown_summary, results_csv
 from graft.reports.settings import Record
 from graft.reports.terminal import print_run, print_summary
+from graft.reports.transferred import print_transferred
 
 
 def report(folders: Sequence[Path], console: Console, csv: Path | None = None, markdown: Path | None = None) -> None:
@@ -33,9 +34,10 @@ def report(folders: Sequence[Path], console: Console, csv: Path | None = None, m
 
 
 def show(records: Sequence[tuple[Path, Record]], console: Console) -> None:
-    """Print the final table of a run that stands alone, else the summary."""
+    """Print the final table of a run that stands alone, else the summary and what was transferred."""
     folder, record = records[0]
     if len(records) == 1 and record["status"] == "done":
         print_run(record, folder, console)
     else:
         print_summary(records, console)
+        print_transferred([record for _, record in records], console)

@@ -71,10 +71,12 @@ def varied_keys(records: Sequence[Record]) -> list[str]:
 
 
 def choice(record: Record, group: str) -> str | None:
-    """What the record chose in a group of the configuration: its `name`, else the class it builds; None for a key."""
+    """What the record chose in a group: its `name`, or the names of its parts, else its class; None for a key."""
     options = record["config"].get(group)
     if not isinstance(options, Mapping):
         return None
+    if all(isinstance(part, Mapping) and "_target_" in part for part in options.values()):  # several parts by name
+        return "+".join(options) or "none"
     return str(options.get("name") or str(options.get("_target_")).rpartition(".")[2])
 
 

@@ -31,6 +31,11 @@ def group_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
         `baseline`, `gain` (fractions) and `seconds` (of fitting on the target), `trainable_parameters`, and
         `differs`: fingerprint -> value, where it keeps the row apart from another one of the same setting.
     """
+    return [row(values, part, differs) for values, part, differs in grouped(records)]
+
+
+def grouped(records: Sequence[Record]) -> list[tuple[dict[str, str], list[Record], dict[str, Any]]]:
+    """`setting`, records and `differs` of each row of `group_rows`."""
     names = varied_keys(records)
     groups: dict[Any, list[Record]] = defaultdict(list)
     for record in newest_of_repeated(finished(records)):
@@ -41,7 +46,7 @@ def group_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
         for part in split_by_fingerprint(members):
             values = {name: value_of(part[0], name) for name in names}
             differs = {name: fingerprints(part[0]).get(name) for name in apart}
-            rows.append(row(values, part, differs))
+            rows.append((values, part, differs))
     return rows
 
 

@@ -29,6 +29,8 @@ def print_run(record: Record, folder: Path, console: Console) -> None:
     console.print()
     console.print(Text(title(record), style="bold"))
     console.print(table)
+    if has_moved(record.get("transferred", {})):
+        console.print(groups_table(record["transferred"]["groups"]))
     for heading, text in run_warnings(record):
         print_note(heading, text, "bold yellow", console)
     console.print(Text(str(folder), style="dim"), soft_wrap=True)
@@ -51,15 +53,34 @@ def run_rows(record: Record) -> list[tuple[str, str]]:
     if record["transfer"]:
         rows.append(("gain", f"{points(record['transfer']['gain'])} over {record['transfer']['baseline']}"))
         rows.append(("baseline's best", passing(record)))
+        if (lead := record["transfer"].get("mean_lead")) is not None:
+            text = f"{points(lead)} against {record['transfer']['baseline']} at the same step, on average"
+            rows.append(("accuracy on val", text))
     if "source/test/accuracy" in record["metrics"]:
         after = record["metrics"].get("source/test/accuracy_after_transfer")
         forgetting = "" if after is None else f" before transfer, {percent(after)} after"
         rows.append(("source accuracy", percent(record["metrics"]["source/test/accuracy"]) + forgetting))
+    if "transferred" in record:
+        rows.append(("backbone", moving(record["transferred"])))
+    rows += calibration_rows(record)
+    rows += [(f"after: {name}", after_line(result, record)) for name, result in record.get("after", {}).items()]
     cost = record["cost"]
     seconds = f"{cost['pretrain_seconds']:.1f} pretraining, {cost['fit_seconds']:.1f} transfer"
     rows.append(("seconds", seconds + (f", {cost['baseline_seconds']:.1f} baseline" if record["baselines"] else "")))
     rows.append(("parameters trained", f"{cost['trainable_parameters']:,} of {cost['num_parameters']:,}"))
     return rows
+
+
+def after_line(result: Mapping[str, Any], record: Record) -> str:
+    """What a method that follows training made of the headline figures."""
+    chosen = ", ".join(
+        f"{key} {value:.3g}" for key, value in result.items() if isinstance(value, int | float) and key != "seconds"
+    )
+    before, metrics = record["metrics"], result["metrics"]
+    calibration = "target/test/calibration_error"
+    text = f"{percent(metrics[ACCURACY])} on test ({points(metrics[ACCURACY] - before[ACCURACY])})"
+    text += f", calibration error {percent(before[calibration])} to {percent(metrics[calibration])}"
+    return f"{text}; {chosen}" if chosen else text
 
 
 def passing(record: Record) -> str:
@@ -72,7 +93,70 @@ def passing(record: Record) -> str:
         return f"{percent(best['val/accuracy'])} on val, not reached"
     spent = f"epoch {transfer['epochs_to_pass_baseline']}, step {transfer['steps_to_pass_baseline']}"
     reached = f"reached at {spent}, {transfer['seconds_to_pass_baseline']:.1f} s"
-    return f"{reached} (baseline: {best['epoch']}, {best['step']}, {best['seconds']:.1f} s)"
+    speedup = f": {transfer['speedup_in_steps']:.1f}x as soon" if transfer.get("speedup_in_steps") else ""
+    return f"{reached} (baseline: {best['epoch']}, {best['step']}, {best['seconds']:.1f} s{speedup})"
+
+
+def moving(transferred: Mapping[str, Any]) -> str:
+    """How far the parameters of the backbone moved, as a share of the length that they began with."""
+    if not transferred:
+        return "began from scratch: nothing was transferred"
+    if transferred["moved"] is None:
+        return "moved to values that are not finite numbers"
+    if not has_moved(transferred):
+        return "is as it was transferred"
+    return f"moved by {share_moved(transferred['moved'], transferred['moved_relative'])} of its parameters' length"
+
+
+def has_moved(transferred: Mapping[str, Any]) -> bool:
+    """Whether any parameter or running statistic is not what it was."""
+    rows = transferred.get("groups", {}).values()
+    return any(row["moved"] != 0.0 or row["buffers_moved"] not in (0.0, None) for row in rows)
+
+
+def share_moved(moved: float | None, relative: float | None) -> str:
+    """A distance as a share; as it is where there is nothing to relate it to.
+
+    >>> share_moved(3.0, 0.125), share_moved(1e-5, 1e-6), share_moved(0.0, 0.0), share_moved(0.5, None)
+    ('12.5 %', '<0.1 %', '0', '0.5 from 0')
+    """
+    if moved is None:
+        return ""
+    if relative is None:
+        return f"{moved:.3g} from 0"
+    return "0" if moved == 0 else "<0.1 %" if relative < 5e-4 else percent(relative)
+
+
+def groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
+    """How far each layer group moved relative to its start, and the CKA between what it gave before and after."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    with_buffers = any(row["buffers_moved"] is not None for row in groups.values())
+    table.add_column("layer group", style="dim")
+    for heading in ("moved", *(["norm statistics"] if with_buffers else []), "CKA"):
+        table.add_column(heading, justify="right")
+    for name, row in groups.items():
+        cells = [share_moved(row["moved"], row["moved_relative"])]
+        if with_buffers:
+            cells.append(share_moved(row["buffers_moved"], row["buffers_moved_relative"]))
+        table.add_row(name, *cells, "" if row["cka"] is None else f"{row['cka']:.3f}")
+    return table
+
+
+def calibration_rows(record: Record) -> list[tuple[str, str]]:
+    """How far the probabilities on the target's test split can be believed, beside the baseline's; or no line."""
+    networks = {"": record} | (
+        {f"{record['transfer']['baseline']}: ": baseline_of(record)} if record["transfer"] else {}
+    )
+    texts = []
+    for name, network in networks.items():
+        values = [
+            network["metrics"].get(f"target/test/{score}") for score in ("calibration_error", "loss", "brier_score")
+        ]
+        if any(value is None for value in values):
+            return []
+        error, loss, brier = values
+        texts.append(f"{name}error {percent(error)}, loss {loss:.3f}, Brier {brier:.3f}")
+    return [("calibration", texts[0] + (f" ({texts[1]})" if len(texts) > 1 else ""))]
 
 
 def has_validation(outcome: Mapping[str, Any]) -> bool:
@@ -97,7 +181,8 @@ def print_summary(records: Sequence[tuple[Path, Record]], console: Console) -> N
     rows = group_rows([record for _, record in records])
     console.print()
     if rows:
-        table, hidden = fitting_table(rows, console)
+        cells = [dict(zip(FIGURES, figures(row), strict=True)) for row in rows]
+        table, hidden = fitting_table(rows, cells, DISPENSABLE, console)
         console.print(table)
         console.print(Text(CAPTION + (f"; no room for {', '.join(hidden)}" if hidden else ""), style="dim"))
     for heading, text in warnings([record for _, record in records], rows):
@@ -111,33 +196,40 @@ def print_note(heading: str, text: str, style: str, console: Console) -> None:
     console.print(Text.assemble((heading, style), ": ", text), soft_wrap=True)
 
 
-def fitting_table(rows: Sequence[Mapping[str, Any]], console: Console) -> tuple[Table, tuple[str, ...]]:
-    """The rows of `group_rows` as a table that the console has room for, and the figures left out for that.
+def fitting_table(
+    rows: Sequence[Mapping[str, Any]],
+    cells: Sequence[Mapping[str, str]],
+    dispensable: tuple[str, ...],
+    console: Console,
+) -> tuple[Table, tuple[str, ...]]:
+    """A table that the console has room for, and the figures left out for that, in the order of `dispensable`.
 
-    Headings are broken before a figure is left out; what varied is never left out.
+    Headings are broken before a figure is left out; what varied is never left out. `rows` say with `setting` and
+    `differs` what tells them apart, and `cells` hold their figures as text, by heading.
     """
     unlimited = console.options.update(max_width=10_000)
-    layouts = [((), False), *((DISPENSABLE[:count], True) for count in range(len(DISPENSABLE) + 1))]
+    layouts = [((), False), *((dispensable[:count], True) for count in range(len(dispensable) + 1))]
     for hidden, broken in layouts:
-        table = summary_table(rows, hidden, broken)
+        table = summary_table(rows, cells, hidden, broken)
         if Measurement.get(console, unlimited, table).maximum <= console.width:
             break
     return table, hidden
 
 
-def summary_table(rows: Sequence[Mapping[str, Any]], hidden: Sequence[str], broken: bool) -> Table:
-    """The rows of `group_rows` as a table; `broken` sets long headings in several lines."""
+def summary_table(
+    rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, str]], hidden: Sequence[str], broken: bool
+) -> Table:
+    """The table without the figures `hidden`; `broken` sets long headings in several lines."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1) if not broken else (0, 1, 0, 0))
     headings, *lines = setting_cells(rows)
     for heading, *column in zip(headings, *lines, strict=True):
         width = max(len(cell) for cell in column)
         table.add_column(Text(break_heading(heading, width) if broken else heading), overflow="fold")
-    shown = [i for i, name in enumerate(FIGURES) if name not in hidden]
-    for i in shown:
-        table.add_column(FIGURES[i], justify="right", no_wrap=True)
-    for row, cells in zip(rows, lines, strict=True):
-        texts = figures(row)
-        table.add_row(*(Text(cell) for cell in (*cells, *(texts[i] for i in shown))))
+    shown = [name for name in cells[0] if name not in hidden]
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for line, texts in zip(lines, cells, strict=True):
+        table.add_row(*(Text(cell) for cell in (*line, *(texts[name] for name in shown))))
     return table
 
 
@@ -187,9 +279,9 @@ def points(value: float) -> str:
     return f"{100 * value:+z.1f} points"
 
 
-def with_spread(figure: Mapping[str, Any] | None, scale: float = 100.0, sign: str = "") -> str:
+def with_spread(figure: Mapping[str, Any] | None, scale: float = 100.0, sign: str = "", digits: int = 1) -> str:
     """`91.4 ± 0.3`, or the mean alone where there is one value."""
     if figure is None:
         return ""
-    mean = f"{scale * figure['mean']:{sign}z.1f}"
-    return mean if figure["std"] is None else f"{mean} ± {scale * figure['std']:.1f}"
+    mean = f"{scale * figure['mean']:{sign}z.{digits}f}"
+    return mean if figure["std"] is None else f"{mean} ± {scale * figure['std']:.{digits}f}"

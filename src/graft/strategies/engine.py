@@ -79,15 +79,21 @@ def _with_statistics(network: Network) -> list[str]:
     return [name for name, group in network.named_groups().items() if any(map(has_statistics, group.modules()))]
 
 
+def moved_groups(network: Network, phases: Sequence[ResolvedPhase]) -> frozenset[str]:
+    """Names of the layer groups that any of the phases changes, be it only their norm statistics."""
+    moved = {group for phase in phases for group in phase.trained_groups}
+    if any(phase.recalibrate or phase.norm_statistics == "train" for phase in phases):
+        moved.update(_with_statistics(network))
+    return frozenset(moved)
+
+
 def untouched_names(network: Network, phases: Sequence[ResolvedPhase]) -> frozenset[str]:
     """Keys of the network's state in layer groups that none of the phases changes: they are as the stage began."""
-    trained = {group for phase in phases for group in phase.trained_groups}
-    if any(phase.recalibrate or phase.norm_statistics == "train" for phase in phases):
-        trained.update(_with_statistics(network))
+    moved = moved_groups(network, phases)
     untouched = {
         id(tensor)
         for name, group in network.named_groups().items()
-        if name not in trained and name.startswith("backbone.")
+        if name not in moved and name.startswith("backbone.")
         for tensor in group.state_dict(keep_vars=True).values()
     }
     return frozenset(name for name, tensor in network.state_dict(keep_vars=True).items() if id(tensor) in untouched)
@@ -124,14 +130,35 @@ def _weight_decay(entry: Assignment, default: float) -> float:
     return default if entry.weight_decay is None else entry.weight_decay
 
 
-def make_optimizer(network: Network, phase: ResolvedPhase, factory: Callable[..., Optimizer]) -> Optimizer:
+def make_optimizer(
+    network: Network,
+    phase: ResolvedPhase,
+    factory: Callable[..., Optimizer],
+    beside: Mapping[str, nn.Parameter] | None = None,
+) -> Optimizer:
     """The optimiser of the phase. `factory` is a `functools.partial` whose keywords hold `lr` and `weight_decay`.
+
+    `beside` are parameters by name that are trained in every phase and are no part of the network, as those of a
+    regulariser; they have the learning rate and the weight decay as they are.
 
     Raises:
         UserError: LBFGS, which minimises over all parameters at once, with several learning rates or weight decay.
     """
     settings = getattr(factory, "keywords", {})
-    groups = parameter_groups(network, phase, settings["lr"], settings.get("weight_decay", 0.0))
+    lr, weight_decay = settings["lr"], settings.get("weight_decay", 0.0)
+    groups = parameter_groups(network, phase, lr, weight_decay)
+    if beside:
+        groups.append(
+            {
+                "name": "beside",
+                "params": list(beside.values()),
+                "param_names": list(beside),
+                "lr": lr,
+                "initial_lr": lr,
+                "lr_scale": 1.0,
+                "weight_decay": weight_decay,
+            }
+        )
     if getattr(factory, "func", factory) is LBFGS:
         groups = [_single_group(groups)]
     return factory(groups)

@@ -136,14 +136,17 @@ class Strategy:
         """The phases on this network: repeated ones expanded, rules applied, epochs divided. Touches nothing.
 
         A plateau phase gets an even share of what the phases of fixed length leave; `replan` hands on what it did not
-        use. `groups: auto` that is not chosen yet stands for the first layer group.
+        use. `groups: auto` that is not chosen yet stands for the first layer group
+        that has something to train.
 
         Raises:
-            UserError: a parameter without a rule, a rule without a parameter, or fewer epochs than the phases need.
+            UserError: a parameter without a rule, a rule without a parameter, fewer epochs than the phases need, or an
+                adapter that no phase trains.
         """
         try:
             names = NameTable.of(network)
-            wanted: Sequence[str | int] = (0,) if self.groups == "auto" else self.groups
+            first = names.adapter_parameters[0][1] if names.adapter_parameters else 0
+            wanted: Sequence[str | int] = (first,) if self.groups == "auto" else self.groups
             chosen = tuple(_group_name(group, names.backbone_groups) for group in wanted)
             return self._resolve(replace(names, chosen=chosen), max_epochs)
         except UserError as error:
@@ -155,7 +158,7 @@ class Strategy:
         untils = [*(phase.until for phase, _, _ in expanded[:-1]), None]
         epochs = divide(untils, max_epochs)
         spans = lay_out(epochs, 0, max_epochs)
-        return tuple(
+        phases = tuple(
             ResolvedPhase(
                 index=index,
                 name=name,
@@ -174,6 +177,8 @@ class Strategy:
                 zip(expanded, untils, spans, strict=True)
             )
         )
+        _check_adapter(phases, names)
+        return phases
 
 
 def _check_ends(phases: tuple[Phase, ...]) -> None:
@@ -189,6 +194,16 @@ def _check_ends(phases: tuple[Phase, ...]) -> None:
         raise UserError(f"phase {last.name!r}: the last phase takes the rest; leave its until out")
     if last.repeat is not None and last.until is None:
         raise UserError(f"phase {last.name!r}: it is repeated; until must say how long each repetition lasts")
+
+
+def _check_adapter(phases: Sequence[ResolvedPhase], names: NameTable) -> None:
+    brought = {name for name, _ in names.adapter_parameters}
+    if brought and not any(phase.trained_names & brought for phase in phases):
+        groups = dict.fromkeys(group for _, group in names.adapter_parameters)
+        raise UserError(
+            f"it trains nothing that adapter={names.adapter} brings (in {', '.join(groups)}); use another strategy, "
+            "such as fine_tune, or adapter=none"
+        )
 
 
 def _check_groups(groups: object, phases: tuple[Phase, ...]) -> None:

@@ -117,6 +117,8 @@ class NameTable:
     backbone_groups: tuple[str, ...]  # without the prefix "backbone."
     norm: tuple[str, ...]  # the parameters that normalisation layers own
     has_statistics: bool = False  # whether any of these layers keeps running statistics
+    fixed: frozenset[str] = frozenset()  # parameters that an adapter keeps as they are, whatever the rules say
+    adapter: str | None = None  # what that adapter is called
     chosen: tuple[str, ...] = ()  # layer groups that <groups> stands for, without the prefix
 
     @classmethod
@@ -133,7 +135,17 @@ class NameTable:
             ),
             norm=tuple(name for name, _, parameter in parameters if id(parameter) in owned),
             has_statistics=any(has_statistics(module) for module in network.backbone.modules()),
+            fixed=network.fixed_names,
+            adapter=network.backbone.adaptation.adapter.name if network.backbone.adaptation else None,
         )
+
+    @property
+    def adapter_parameters(self) -> tuple[tuple[str, str], ...]:
+        """(name, layer group) of what an adapter brought, the group without its prefix; empty without one."""
+        if self.adapter is None:
+            return ()
+        of_backbone = [(name, group) for name, group in self.parameters if group.startswith("backbone.")]
+        return tuple((name, group.removeprefix("backbone.")) for name, group in of_backbone if name not in self.fixed)
 
     def distance_to_head(self, group: str) -> int:
         """0 for head and mapping, 1 for the backbone's last layer group, and so on down to its first."""
@@ -216,7 +228,7 @@ def assign(
 
 
 def _apply(rule: Rule, name: str, group: str, names: NameTable) -> Assignment:
-    if rule.frozen:
+    if rule.frozen or name in names.fixed:
         return Assignment(name, group, None, None)
     distance = names.distance_to_head(group)
     decay = max(rule.min_scale, rule.layer_decay**distance)

@@ -30,11 +30,13 @@ def main(arguments: Sequence[str]) -> int:
         config = compose(hydra.config_loader, options.overrides)
     refuse(check(config))
     from graft.build.assembly import build_experiment
-    from graft.pipeline import plan
+    from graft.pipeline import plan, plan_adapter
 
     console, experiment = make_console(), build_experiment(config)
     start = time.monotonic() - began  # a run has as much to import and to check
     console.print(plan_table(plan(experiment)))
+    if (adapter := plan_adapter(experiment)) is not None:
+        console.print(adapter_line(adapter), soft_wrap=True)
     if not options.no_trial:
         from graft.estimate import Cost, estimate_run
         from graft.threads import paying_threads
@@ -45,6 +47,21 @@ def main(arguments: Sequence[str]) -> int:
         for line in cost_lines(costs):
             console.print(line, soft_wrap=True)
     return 0
+
+
+def adapter_line(adapter: dict[str, Any]) -> str:
+    """An adapter's size, and the layers that it was meant for and could not take.
+
+    >>> adapter_line({"kind": "ia3", "parameters": 9, "share": 0.5, "layers": ["fc"], "skipped": {"X layers": 2}})
+    'adapter ia3: 1 layer, 9 parameters; with the head, 50.00 % of all are trained; 2 left out (X layers)'
+    """
+    num, skipped = len(adapter["layers"]), adapter["skipped"].items()
+    parts = [
+        f"adapter {adapter['kind']}: {num} layer{'' if num == 1 else 's'}, {adapter['parameters']:,} parameters",
+        f"with the head, {adapter['share']:.2%} of all are trained".replace("%", " %"),
+        *(f"{count} left out ({reason})" for reason, count in skipped),
+    ]
+    return "; ".join(parts)
 
 
 def cost_lines(costs: Sequence["Cost"]) -> list[str]:

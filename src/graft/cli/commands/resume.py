@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from graft.cli.arguments import command_parser, parse
 from graft.cli.compose import compose_sweep, hydra_application, refuse, refuse_jobs
-from graft.cli.folders import SWEEP, locked, nearest_sibling, point_latest
+from graft.cli.folders import SWEEP, locked, point_latest
 from graft.cli.jobs import check, log_to_terminal, run_in
 from graft.cli.sweeps import load_sweep, run_sweep
-from graft.errors import UserError
+from graft.errors import UserError, nearest_path
 from graft.records.record import RECORD, load_record
 from graft.reports.console import make_console
 
@@ -50,7 +50,7 @@ def existing(folder: Path) -> Path:
     """
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder{nearest_sibling(folder)}")
+        raise UserError(f"{folder}: no such folder{nearest_path(folder)}")
     if not any((folder / name).exists() for name in (RECORD, SWEEP)):
         raise UserError(f"{folder}: neither a run nor a sweep; expected {RECORD} or {SWEEP} in it")
     return folder

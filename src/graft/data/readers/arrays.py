@@ -7,9 +7,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from graft.data.readers.base import RawDataset, RawSplit, hash_splits, nearest_path
+from graft.data.readers.base import RawDataset, RawSplit, hash_splits
 from graft.data.versions import file_version
-from graft.errors import UserError, did_you_mean
+from graft.errors import UserError, did_you_mean, nearest_path
 
 SPLITS = ("train", "test", "val")
 KEYS = (*(f"{part}_{split}" for split in SPLITS for part in "xy"), "class_names")

@@ -9,7 +9,6 @@ from typing import Protocol
 import numpy as np
 
 from graft.data.threaded import map_all, num_cores
-from graft.errors import nearest
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,6 @@ class Reader(Protocol):
         Raises:
             UserError: what the user pointed at is missing, damaged or not of the expected layout.
         """
-
-
-def nearest_path(path: Path) -> str:
-    """A closing phrase for an error about a path that does not exist: the sibling it may stand for, or nothing."""
-    while not path.parent.exists():
-        path = path.parent
-    match = nearest(path.name, (sibling.name for sibling in path.parent.iterdir())) if path.parent.is_dir() else None
-    return f"; did you mean {str(path.parent / match)!r}?" if match else ""
 
 
 def hash_parts(*parts: str | np.ndarray) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from graft.data.readers.base import RawDataset, RawSplit, hash_splits, nearest_path
+from graft.data.readers.base import RawDataset, RawSplit, hash_splits
 from graft.data.versions import files_version
-from graft.errors import UserError
+from graft.errors import UserError, nearest_path
 
 SPLITS = ("train", "val", "test")
 LAYOUTS = "<class>/*.jpg, {train,val,test}/<class>/*.jpg or <domain>/<class>/*.jpg"

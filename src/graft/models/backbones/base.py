@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from graft.data.preprocessing import Preprocessing
 from graft.errors import UserError
+
+if TYPE_CHECKING:
+    from graft.models.adapters.base import Adaptation
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Backbone(nn.Module):
     """
 
     name: str  # what it is called in records
+    adaptation: "Adaptation | None" = None  # what an adapter did to it
 
     def __init__(
         self,

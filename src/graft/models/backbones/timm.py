@@ -1,7 +1,7 @@
 """Any timm model as a backbone."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -48,12 +48,22 @@ class TimmBackbone(Backbone):
         self.name = name
         self.model = model
         self._group_of = _group_names(model)
+        self._layer_groups = {name.rpartition(".")[0]: group for name, group in self._group_of.items()}
 
     @property
     def layer_groups(self) -> dict[str, nn.Module]:
         """Views of the model's modules, in order from input to output; not a composition."""
         names = dict.fromkeys(self._group_of.values())
-        return {group: _view(self.model, "", group, self._group_of) for group in names}
+        return {group: _view(self.model, "", group, self._find_group) for group in names}
+
+    def _find_group(self, name: str) -> str:
+        """The group of a parameter or buffer; of one that was put around or beside a layer, that layer's."""
+        if name in self._group_of:
+            return self._group_of[name]
+        owner = name.rpartition(".")[0]
+        while owner not in self._layer_groups:
+            owner = owner.rpartition(".")[0]
+        return self._layer_groups[owner]
 
     def native_names(self) -> dict[str, str]:
         """Each key without `model.`."""
@@ -132,17 +142,17 @@ def _group_names(model: Any) -> dict[str, str]:
     return {name: group for group, members in zip(names, groups, strict=True) for name in members}
 
 
-def _view(module: nn.Module, prefix: str, group: str, group_of: dict[str, str]) -> nn.Module:
+def _view(module: nn.Module, prefix: str, group: str, group_of: Callable[[str], str]) -> nn.Module:
     """The part of `module` that is in the group: the module itself where that is all of it."""
     tensors = [*module.named_parameters(prefix.rstrip(".")), *module.named_buffers(prefix.rstrip("."))]
-    if tensors and all(group_of[name] == group for name, _ in tensors):
+    if tensors and all(group_of(name) == group for name, _ in tensors):
         return module
     view = nn.Module()
     for name, parameter in module.named_parameters(recurse=False):
-        if group_of[prefix + name] == group:
+        if group_of(prefix + name) == group:
             view.register_parameter(name, parameter)
     for name, buffer in module.named_buffers(recurse=False):
-        if group_of[prefix + name] == group:
+        if group_of(prefix + name) == group:
             view.register_buffer(name, buffer, persistent=name not in module._non_persistent_buffers_set)
     for name, child in module.named_children():
         part = _view(child, f"{prefix}{name}.", group, group_of)

@@ -1,0 +1,1 @@
+"""Parametrisations: what is trained in place of a backbone's own weights."""
