@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from builders import network, stage, strategy, tiny_domain, training, write_arrays
+from builders import ON_THE_NETWORK, network, stage, strategy, tiny_domain, training, write_arrays
 from conf_plugins import CONF, build, load, names
 from hydra.core.config_loader import ConfigLoader
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -35,7 +35,6 @@ from graft.stage import Fitted, fit_stage
 from graft.strategies.phases import Strategy
 
 REGULARISERS = [name for name in names("regulariser") if name != "none"]
-ON_THE_NETWORK = ("stoch_norm", "sam")  # they add nothing to the loss
 FEW_IMAGES = {"delta": {"attention": True, "num_images": 4}, "ewc": {"num_samples": 4}}  # where many take long
 
 
