@@ -109,7 +109,7 @@ def test_a_ridge_probe_is_solved_without_a_step(record_of: Run) -> None:
         ("trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1.0"),
         ("precision=bf16-mixed",),
         ("precision=auto", "memory_format=auto"),
-        ("memory_format=channels_last", "backbone=resnet20", "strategy=gradual_unfreeze"),
+        ("memory_format=contiguous", "backbone=resnet20", "strategy=gradual_unfreeze"),
         ("precision=bf16-true", "strategy=gradual_unfreeze"),
         ("precision=64-true", "strategy=linear_probe", "mapping=alignment"),
         ("features.cache_limit_gib=0", "strategy=last_stage"),
@@ -240,7 +240,7 @@ def test_what_cannot_be_merged_leaves_no_plain_backbone(record_of: Run, adapter:
         ("adapter=oft", "strategy=surgical_auto", "precision=64-true"),
         ("adapter=rslora", "strategy=lp_ft", "head=ridge"),
         ("adapter=dora", "strategy=discriminative", "callbacks=ema", "precision=bf16-mixed"),
-        ("adapter=lora", "backbone=resnet20", "memory_format=channels_last", "strategy=gradual_unfreeze"),
+        ("adapter=lora", "backbone=resnet20", "strategy=gradual_unfreeze"),
         ("adapter=ia3", "backbone=resnet20", "strategy=plateau_unfreeze_best", "adapter.targets.groups=[-1]"),
     ],
     ids=" ".join,
@@ -314,7 +314,7 @@ def test_what_leaves_the_weights_alone_leaves_the_key(config: Callable[..., dict
         "backbone=resnet20",
         "trainer.gradient_clip_val=1.0",
         "precision=bf16-mixed",
-        "memory_format=channels_last",
+        "memory_format=contiguous",
     ],
 )
 def test_what_changes_the_weights_changes_the_key(config: Callable[..., dict[str, Any]], override: str) -> None:

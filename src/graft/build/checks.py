@@ -122,7 +122,7 @@ def check_adapter(config: Config) -> Iterator[str]:
         if getattr(locate(node["_target_"]), "needs_start", False):
             yield f"after={method}: it averages the backbone's own weights, and adapter={name} leaves them as they are"
     contiguous_only = getattr(locate(config["adapter"]["_target_"]), "contiguous_only", False)
-    if contiguous_only and config["memory_format"] != "contiguous":
+    if contiguous_only and config["memory_format"] not in ("contiguous", None):
         yield f"adapter={name}: memory_format={config['memory_format']}: not with it; use memory_format=contiguous"
 
 
