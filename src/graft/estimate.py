@@ -144,6 +144,7 @@ def stage_cost(
     part, searching = small_part(domain), training.lr == "auto"
     if searching:
         training = training.with_lr(0.0)
+    slowest = 0.0
     with TemporaryDirectory() as folder:
         # As much of the limit as is this part's, so that it caches what the whole would.
         limit = features_limit * part.sizes["train"] // domain.sizes["train"]
@@ -160,11 +161,11 @@ def stage_cost(
                 phase_work(training, domain, phase, solved), recalibrated=num_recalibrated(network, domain, phase)
             )
             seconds += phase_seconds(trial.times, work)
-            if searching and phase.trained_names:
-                seconds += NUM_STEPS * trial.times.step
-                searching = False
+            slowest = max(slowest, trial.times.step)
             inference = trial.times.inference
             memories.append(trial.memory)
+    if searching:  # in the phase that trains most, which takes longest for a step
+        seconds += NUM_STEPS * slowest
     scoring = inference * (domain.sizes["test"] + domain.sizes["val"])
     choosing = inference * num_choosing(training, network, domain)
     return Cost(name, seconds + scoring + choosing, memory=max(memories, key=lambda memory: memory.total, default=None))

@@ -1,19 +1,19 @@
 """Learning-rate range test: the rate that `lr: auto` stands for in a stage, from a short fit that is thrown away.
 
 The rate grows exponentially from step to step until the loss diverges (Smith, "Cyclical Learning Rates for Training
-Neural Networks", WACV 2017, section 3.3). The suggestion is a tenth of the rate at which the smoothed loss ends its
-longest fall: "one order of magnitude less than where the minimum loss was achieved" (Howard and Gugger, "Deep Learning
-for Coders with fastai and PyTorch", 2020, chapter 5). The longest fall is found as fastai's `valley` finds it, which
-suggests its middle.
+Neural Networks", WACV 2017, section 3.3). The suggestion lies between two of fastai's `lr_find`, as their geometric
+mean: the middle of the longest valley of the smoothed losses (`valley`), which is often too low, and a tenth of the
+rate with the lowest loss (`minimum`; Howard and Gugger, "Deep Learning for Coders with fastai and PyTorch", 2020,
+chapter 5), which is often too high for weights that were trained before.
 """
 
 import json
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from math import isfinite
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -34,6 +34,7 @@ from graft.stage import (
     Stage,
     begin_regularisation,
     fitting,
+    num_trained,
     phase_module,
     prepare_phase,
     settle_groups,
@@ -98,12 +99,16 @@ def search(stage: Stage, network: Network) -> dict[str, Any]:
 
 
 def curve_of(stage: Stage, network: Network) -> "Curve | None":
-    """The curve of the first phase that trains by steps, begun as the stage begins it; None where there is none."""
+    """The curve of the phase that trains most parameters, the first of several; None where none trains by steps.
+
+    The phase begins where the stage does: phases before it are not trained, but what they solve or estimate is. It is
+    the one with most to lose: a rate that suits a head alone can destroy a backbone that is thawed later.
+    """
     stage, _, _ = settle_groups(stage, network)
     training = stage.training
     phases = training.strategy.resolve(network, training.max_epochs)
-    index = next((phase.index for phase in phases if phase.trained_names), None)
-    if index is None:
+    index = max(range(len(phases)), key=lambda i: num_trained(network, phases[i]))
+    if not phases[index].trained_names:
         return None
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
     regularisation = None
@@ -112,7 +117,6 @@ def curve_of(stage: Stage, network: Network) -> "Curve | None":
     for phase in phases[: index + 1]:
         apply_phase(network, phase)
         prepare_phase(stage, network, phase)
-    # Phases before it that take no step take no epoch either.
     return range_test(stage, network, replan(phases, index, first_epoch=0), index, regularisation)
 
 
@@ -137,7 +141,7 @@ class Curve(Callback):
         loss, self._summed = self._summed, 0.0
         self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
         smoothed = self._mean / (1 - SMOOTHING ** (step + 1))
-        if not isfinite(smoothed) or smoothed > DIVERGED * min([smoothed, *self.losses]):
+        if not math.isfinite(smoothed) or smoothed > DIVERGED * min([smoothed, *self.losses]):
             trainer.should_stop = True
             return
         self.rates.append(HIGHEST * exponential(step, NUM_STEPS))
@@ -198,7 +202,7 @@ def exponential(step: int, total: int) -> float:
 
 
 def suggestion(rates: Sequence[float], losses: Sequence[float], noise: float) -> float:
-    """A tenth of the rate at which the longest valley of the losses ends, to three digits.
+    """The geometric mean of the rate halfway down the longest valley and a tenth of that at its end, to three digits.
 
     The valley ends where the longest subsequence of falling losses ends (the first of several), and is as many steps
     long as that subsequence has losses. A loss that still falls at the highest rate ends a valley like any other.
@@ -220,7 +224,8 @@ def suggestion(rates: Sequence[float], losses: Sequence[float], noise: float) ->
         raise UserError(
             f"the loss falls clearly at no learning rate from {LOWEST:g} to {HIGHEST:g}; give the rate as a number"
         )
-    return float(f"{BELOW_LOWEST_LOSS * rates[end]:.3g}")
+    middle = end - longest + longest // 2
+    return float(f"{math.sqrt(rates[middle] * BELOW_LOWEST_LOSS * rates[end]):.3g}")
 
 
 def falling_lengths(losses: Sequence[float]) -> list[int]:
