@@ -23,7 +23,7 @@ class LazyImages(Tensor):
     @staticmethod
     def __new__(cls, images: Tensor, rows: Tensor) -> "LazyImages":
         """Shape, type and device are those of the images gathered."""
-        lazy: LazyImages = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        lazy: LazyImages = Tensor._make_wrapper_subclass(
             cls, (len(rows), *images.shape[1:]), dtype=images.dtype, device=images.device
         )
         lazy.images, lazy.rows = images, rows
@@ -39,7 +39,7 @@ class LazyImages(Tensor):
         return self.gathered()[index]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         args, kwargs = tree_map_only(cls, cls.gathered, (args, kwargs or {}))
