@@ -17,7 +17,10 @@ from graft.cli.compose import compose, hydra_application
 from graft.errors import UserError
 from graft.features import Inference, Prefix, features_key
 from graft.keys import stage_key
-from graft.pipeline import planned_network, run
+from graft.models.backbones.resnet_cifar import ResNetCifar
+from graft.models.weights import save_weights
+from graft.outcome import Start
+from graft.pipeline import baseline_training, planned_network, run, target_key
 
 Run = Callable[..., dict[str, Any]]
 TINY = (
@@ -106,7 +109,7 @@ def test_a_ridge_probe_is_solved_without_a_step(record_of: Run) -> None:
         ("trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1.0"),
         ("precision=bf16-mixed",),
         ("precision=auto", "memory_format=auto"),
-        ("memory_format=channels_last", "backbone=resnet20", "strategy=gradual_unfreeze"),
+        ("memory_format=contiguous", "backbone=resnet20", "strategy=gradual_unfreeze"),
         ("precision=bf16-true", "strategy=gradual_unfreeze"),
         ("precision=64-true", "strategy=linear_probe", "mapping=alignment"),
         ("features.cache_limit_gib=0", "strategy=last_stage"),
@@ -237,7 +240,7 @@ def test_what_cannot_be_merged_leaves_no_plain_backbone(record_of: Run, adapter:
         ("adapter=oft", "strategy=surgical_auto", "precision=64-true"),
         ("adapter=rslora", "strategy=lp_ft", "head=ridge"),
         ("adapter=dora", "strategy=discriminative", "callbacks=ema", "precision=bf16-mixed"),
-        ("adapter=lora", "backbone=resnet20", "memory_format=channels_last", "strategy=gradual_unfreeze"),
+        ("adapter=lora", "backbone=resnet20", "strategy=gradual_unfreeze"),
         ("adapter=ia3", "backbone=resnet20", "strategy=plateau_unfreeze_best", "adapter.targets.groups=[-1]"),
     ],
     ids=" ".join,
@@ -311,8 +314,52 @@ def test_what_leaves_the_weights_alone_leaves_the_key(config: Callable[..., dict
         "backbone=resnet20",
         "trainer.gradient_clip_val=1.0",
         "precision=bf16-mixed",
-        "memory_format=channels_last",
+        "memory_format=contiguous",
     ],
 )
 def test_what_changes_the_weights_changes_the_key(config: Callable[..., dict[str, Any]], override: str) -> None:
     assert key(config(override)) != key(config())
+
+
+def test_folded_norm_layers_are_not_normalised_anew(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Weights whose norms were folded for inference: statistics of data would undo them."""
+    save_weights(ResNetCifar(depth=20), tmp_path / "folded.safetensors", {})
+    chosen = ("source=none", "backbone=resnet20", f"backbone.weights={tmp_path / 'folded.safetensors'}")
+    for strategy in ("fine_tune", "adabn", "gradual_unfreeze"):
+        with pytest.raises(UserError, match=r"folded .*add \+strategy.norm_statistics=eval"):
+            planned_network(build_experiment(config(*chosen, f"strategy={strategy}")))
+    for fixed in (
+        "strategy=linear_probe",
+        "strategy=lp_ft",
+        "strategy=scratch",
+        "+strategy.norm_statistics=eval",
+        "adapter=lora",
+    ):
+        planned_network(build_experiment(config(*chosen, fixed)))
+
+
+def stage_keys(config: dict[str, Any]) -> dict[str, str]:
+    """The keys of pretraining, of the transfer stage from it, and of its baseline."""
+    experiment = build_experiment(config)
+    experiment.target.load(experiment.backbone().preprocessing)
+    pretrained = key(config)
+    scratch = baseline_training(experiment, "scratch")
+    return {
+        "pretrain": pretrained,
+        "transfer": target_key(experiment, experiment.transfer, Start("source", pretrained), None),
+        "baseline": target_key(experiment, scratch, Start("scratch"), None),
+    }
+
+
+def test_a_regulariser_changes_the_key_of_the_transfer_stage_alone(config: Callable[..., dict[str, Any]]) -> None:
+    keys = [
+        stage_keys(config(*overrides))
+        for overrides in (
+            (),
+            ("regulariser=bss",),
+            ("regulariser=bss", "regulariser.bss.weight=0.1"),
+            ("regulariser=[bss,l2_sp]",),
+        )
+    ]
+    assert len({found["transfer"] for found in keys}) == len(keys)
+    assert len({(found["pretrain"], found["baseline"]) for found in keys}) == 1

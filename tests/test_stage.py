@@ -350,15 +350,16 @@ def num_entries(cache: FeatureCache) -> int:
     return len(list(cache.store.root.glob("features/*/*/manifest.json")))
 
 
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(
     ("how", "epochs", "entries"),
     [("linear_probe", 3, 2), ("last_stage", 3, 2), ("gradual_unfreeze", 6, 8), ("lp_ft", 3, 2), ("fine_tune", 2, 0)],
 )
 def test_training_from_cached_features_is_training_through_the_frozen_prefix(
-    tmp_path: Path, domain: Domain, cache: FeatureCache, how: str, epochs: int, entries: int
+    tmp_path: Path, domain: Domain, cache: FeatureCache, how: str, epochs: int, entries: int, memory_format: str
 ) -> None:
-    cached = run(tmp_path / "a", domain, how, epochs, cache=cache)
-    through = run(tmp_path / "b", domain, how, epochs)
+    cached = run(tmp_path / "a", domain, how, epochs, cache=cache, memory_format=memory_format)
+    through = run(tmp_path / "b", domain, how, epochs, memory_format=memory_format)
     assert num_entries(cache) == entries  # train and val for each boundary
     assert [row["step"] for row in cached.history] == [row["step"] for row in through.history]
     assert equal(cached.last, through.last)

@@ -101,9 +101,12 @@ def fit(
     optimizer: Callable[..., Optimizer],
     folder: Path,
     precision: str = "32",
-    memory_format: str = "contiguous",
+    memory_format: str = "channels_last",
 ) -> Fitted:
-    """A stage of graft in a folder of its own, with progress display, TensorBoard, checkpoints and feature cache on."""
+    """A stage of graft in a folder of its own, with progress display, TensorBoard, checkpoints and feature cache on.
+
+    Memory format and precision are those of a run that asks for none.
+    """
     own = Path(tempfile.mkdtemp(dir=folder))
     training = Training(
         strategy=read_strategy(strategy),

@@ -198,21 +198,29 @@ class GraftModule(LightningModule):
         """What the objective and the regularisers say of one batch, in its training view."""
         seed = stable_seed(self.seed, self.stage_epoch, batch_idx, self.global_rank)
         seed_global_generators(seed, self.device)  # dropout and its kind
+        second = self._second_view(batch, seed)
         batch = self.view.train(batch, torch.Generator(self.device).manual_seed(seed))
-        outputs, regularisers = self._outputs(batch)
+        outputs, regularisers = self._outputs(batch, second)
         terms = self.objective(outputs, batch.y, self.progress)
         assert terms.keys().isdisjoint(regularisers), "a regulariser has the name of a term of the objective"
         terms = terms | regularisers
         return Losses(reduce(add, terms.values()), terms, outputs.logits, batch.y)
 
-    def _outputs(self, batch: LabelledBatch) -> tuple[Outputs, dict[str, Tensor]]:
+    def _second_view(self, batch: LabelledBatch, seed: int) -> Tensor | None:
+        """Another training view of a batch where a regulariser asks for one; where views are fixed, the same."""
+        if self.regularisation is None or not self.regularisation.wants_second_view:
+            return None
+        generator = torch.Generator(self.device).manual_seed(stable_seed(seed, "second view"))
+        return self.view.train(batch, generator).x
+
+    def _outputs(self, batch: LabelledBatch, second: Tensor | None) -> tuple[Outputs, dict[str, Tensor]]:
         """The network's outputs for a batch of training, and the regularisers' terms."""
         if self.regularisation is None:
             return network_outputs(self.network, batch.x, self.cut), {}
         trace = self.regularisation.trace(self.network, batch.x, self.cut)
         outputs = Outputs(logits=self.network.head(trace.features), features=trace.features)
         start = self.regularisation.starting_trace(batch.x, self.cut)
-        return outputs, self.regularisation(Step(self.network, batch.y, outputs, trace, start))
+        return outputs, self.regularisation(Step(self.network, batch.y, outputs, trace, start, second, self.cut))
 
     @property
     def progress(self) -> float:

@@ -26,10 +26,19 @@ from graft.features import FeatureCache
 from graft.keys import stage_key
 from graft.models.adapters.base import Adapter, merged
 from graft.models.adapters.saved import save_adapter
+from graft.models.backbones.base import Backbone
 from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping
 from graft.models.network import Network, initial_weights
-from graft.models.weights import ADAPTER_FILE, RUN_FILE, WeightsFile, load_weights, read_weights, save_weights
+from graft.models.weights import (
+    ADAPTER_FILE,
+    RUN_FILE,
+    WeightsFile,
+    has_folded_norms,
+    load_weights,
+    read_weights,
+    save_weights,
+)
 from graft.numerics import settle
 from graft.outcome import Outcome, Start
 from graft.records.files import atomic_write_json, without_nan
@@ -37,6 +46,7 @@ from graft.records.record import RECORD, end_record, load_record, start_record, 
 from graft.records.store import Store
 from graft.regularisers.base import Origin
 from graft.stage import Fitted, Stage, fit_stage, num_trained
+from graft.strategies.engine import uses_data_statistics
 from graft.strategies.plan import plan_table
 from graft.summary import describe_adapter, describe_run
 from graft.transferred import compare_with_start
@@ -105,7 +115,32 @@ def load_weights_file(experiment: Experiment) -> tuple[WeightsFile | None, Prepr
         return None, backbone.preprocessing
     weights = read_weights(experiment.weights, backbone)
     load_weights(backbone, weights.state, experiment.reinitialise)
+    if has_folded_norms(backbone):
+        refuse_data_statistics(experiment, backbone)
     return weights, weights.preprocessing or backbone.preprocessing
+
+
+def refuse_data_statistics(experiment: Experiment, backbone: Backbone) -> None:
+    """Backbones whose norm layers are folded into the layers before them must be trained with norms as they are.
+
+    Raises:
+        UserError: a stage that starts from the weights normalises by the statistics of its data.
+    """
+    mapping = experiment.mapping(backbone.num_features)
+    network = Network(backbone, mapping, experiment.head(mapping.num_outputs, 2))
+    stages = {"pretrain.strategy": experiment.pretrain} if experiment.source is not None else {}
+    if experiment.transfer.strategy.initialize == "source":
+        stages["strategy"] = experiment.transfer
+    for path, training in stages.items():
+        if path == "strategy" and experiment.adapter is not None:
+            network = adapted(experiment, network, experiment.adapter)
+        for phase in training.strategy.resolve(network, training.max_epochs):
+            if phase.trained_names and uses_data_statistics(network, phase):
+                raise UserError(
+                    f"backbone.weights={experiment.weights}: its norm layers are folded into the layers before them "
+                    f"(running means 0, variances 1), and {path}={training.strategy.name} would normalise by the "
+                    f"data's own statistics, which undoes what was learned; add +{path}.norm_statistics=eval"
+                )
 
 
 def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, folder: Path) -> Start:

@@ -258,6 +258,15 @@ def logistic_path(
     return Heads(torch.stack(weights), torch.stack(biases))
 
 
+def folds_of(labels: Tensor, num_folds: int) -> Tensor:
+    """The fold [n] of each sample, the same at every call: drawn at random, classes [n] spread over all folds."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    folds = torch.empty_like(labels)
+    folds[by_class] = torch.arange(len(labels)) % num_folds
+    return folds
+
+
 def _minimise(
     features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, strength: float, tolerance: float
 ) -> None:

@@ -89,7 +89,7 @@ class Fitted:
     best: State  # ... after the epoch with the best validation accuracy
     history: list[dict[str, Any]]  # one row an epoch
     trainable_parameters: int  # the most that any phase trained
-    solving_seconds: float  # spent on closed forms and norm statistics, between epochs and after the last
+    solving_seconds: float  # spent on closed forms, norm statistics and what regularisers begin with, outside epochs
     chosen: dict[str, Any] = field(default_factory=dict)  # what `groups: auto` was found to stand for, and why
 
     @property
@@ -144,7 +144,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
     solving = Stopwatch()
     if training.regularisers and any(phase.trained_names for phase in phases):
-        position.regularisation = begin_regularisation(stage, network, position)
+        with solving:
+            position.regularisation = begin_regularisation(stage, network, position)
     if stage.logger is not None and not history:
         log_views(stage.logger, stage.domain, stage.seed)
     for index in range(position.phase_index, len(phases)):

@@ -52,6 +52,22 @@ def test_each_stage_has_its_own_settings(composed: Composed) -> None:
     assert [stage.optimizer(parameters).defaults["lr"] for stage in (transfer, pretrain)] == [0.5, 0.1]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "transfer", "pretrain"),
+    [
+        ([], "channels_last", "channels_last"),
+        (["adapter=lora"], "channels_last", "channels_last"),
+        (["adapter=dora"], "contiguous", "channels_last"),
+        (["memory_format=contiguous"], "contiguous", "contiguous"),
+    ],
+)
+def test_the_memory_format_is_what_the_adapter_can_do(
+    overrides: list[str], transfer: str, pretrain: str, composed: Composed
+) -> None:
+    experiment = build_experiment(composed(*overrides))
+    assert (experiment.transfer.memory_format, experiment.pretrain.memory_format) == (transfer, pretrain)
+
+
 def test_arguments_reach_their_objects(composed: Composed) -> None:
     experiment = build_experiment(
         composed("head=mlp", "head.num_hidden=5", "backbone.channels=1", "target.batch_size=7")

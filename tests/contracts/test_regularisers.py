@@ -1,41 +1,69 @@
 """Every regulariser of `conf` trains, resumes bit-equal, shows its term, and is refused where it makes no sense."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from builders import network, stage, tiny_domain, training
-from conf_plugins import CONF, build, names
+from builders import ON_THE_NETWORK, network, stage, strategy, tiny_domain, training, write_arrays
+from conf_plugins import CONF, build, load, names
 from hydra.core.config_loader import ConfigLoader
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from torch import Tensor
 
 from graft.build.validation import validate
 from graft.callbacks.checkpoints import LAST, read_checkpoint
 from graft.cli.compose import compose
+from graft.data.augment import Augmentation
 from graft.data.domain import Domain
 from graft.errors import UserError
 from graft.features import FeatureCache
+from graft.models.backbones.base import Backbone
+from graft.models.backbones.timm import TimmBackbone
 from graft.models.heads.linear import LinearHead
+from graft.models.mappings.identity import IdentityMapping
+from graft.models.network import Network
 from graft.records.store import Store
-from graft.regularisers.base import Origin, Regulariser
+from graft.regularisers.base import Beginning, Origin, Regulariser, Step, Term
 from graft.stage import Fitted, fit_stage
+from graft.strategies.phases import Strategy
 
 REGULARISERS = [name for name in names("regulariser") if name != "none"]
-ON_THE_NETWORK = ("stoch_norm", "sam")  # they add nothing to the loss
+FEW_IMAGES = {"delta": {"attention": True, "num_images": 4}, "ewc": {"num_samples": 4}}  # where many take long
 
 
-def regulariser(name: str) -> Regulariser:
+def regulariser(name: str, **settings: Any) -> Regulariser:
     [(key, node)] = yaml.safe_load((CONF / "regulariser" / f"{name}.yaml").read_text()).items()
     assert key == name
-    return build(node)
+    return build(node | FEW_IMAGES.get(name, {}) | settings)
 
 
-@pytest.fixture
-def domain(tmp_path: Path) -> Domain:
-    return tiny_domain(tmp_path)
+def chosen(*names: str) -> dict[str, Regulariser]:
+    return {name: regulariser(name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory: pytest.TempPathFactory) -> Domain:
+    folder = tmp_path_factory.mktemp("domain")
+    write_arrays(folder / "tiny.npz", num_per_class=10)
+    return tiny_domain(folder, batch_size=10)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, domain: Domain) -> Callable[..., Fitted]:
+    """Stages without regularisers, each fitted once."""
+
+    @cache
+    def fitted(*how: Any) -> Fitted:
+        return fit(tmp_path_factory.mktemp("plain") / "a", domain, {}, *how)
+
+    return fitted
 
 
 class Interrupt(Callback):
@@ -51,82 +79,139 @@ def fit(
     folder: Path,
     domain: Domain,
     regularisers: dict[str, Regulariser],
-    backbone: str = "cnn",
-    how: str = "fine_tune",
+    backbone: str | Backbone = "cnn",
+    how: str | Strategy = "fine_tune",
     epochs: int = 3,
     cached: bool = True,
     callbacks: tuple[Callback, ...] = (),
+    averaged: bool = False,
     **settings: Any,
 ) -> Fitted:
     store = Store(folder.parent / "store")
-    trained = replace(training(how, epochs, callbacks=callbacks, **settings), regularisers=regularisers)
-    net = network(backbone)
+    trained = replace(training(max_epochs=epochs, **settings), regularisers=regularisers)
+    trained = replace(trained, strategy=strategy(how) if isinstance(how, str) else how)
+    make_callbacks = lambda: [*callbacks, *([EMAWeightAveraging(decay=0.9)] if averaged else [])]  # noqa: E731
+    trained = replace(trained, callbacks=make_callbacks)
+    net = network(backbone) if isinstance(backbone, str) else with_linear_head(backbone)
     torch.manual_seed(1)
     origin = Origin(LinearHead(net.backbone.num_features, 4), domain, store)
     whole = stage(folder, domain, trained, cache=FeatureCache(store, 2**30) if cached else None)
     return fit_stage(replace(whole, origin=origin), net)
 
 
+def with_linear_head(backbone: Backbone) -> Network:
+    return Network(backbone, IdentityMapping(backbone.num_features), LinearHead(backbone.num_features, 3))
+
+
 def equal(a: Fitted, b: Fitted) -> bool:
     return all(torch.equal(a.last[name], b.last[name]) for name in a.last)
 
 
+def resumed(folder: Path, interrupted: int, *args: Any, **settings: Any) -> Fitted:
+    """A stage cut off in the middle of an epoch and given again."""
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(folder, *args, callbacks=(Interrupt(interrupted),), **settings)
+    return fit(folder, *args, **settings)
+
+
 @pytest.mark.parametrize("name", REGULARISERS)
-@pytest.mark.parametrize(("backbone", "how", "epochs"), [("cnn", "gradual_unfreeze", 5), ("resnet20", "fine_tune", 2)])
-def test_resumed_is_bit_equal(tmp_path: Path, domain: Domain, name: str, backbone: str, how: str, epochs: int) -> None:
-    if name == "stoch_norm" and backbone == "cnn":
-        net = network(backbone)
-        with pytest.raises(UserError, match="this network has none"):
-            regulariser(name).check(net, training(how, epochs).strategy.resolve(net, epochs))
-        return
-    own = {name: regulariser(name)}
-    undisturbed = fit(tmp_path / "a", domain, own, backbone, how, epochs)
-    for epoch in range(1, epochs):
-        folder = tmp_path / f"b{epoch}"
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            fit(folder, domain, own, backbone, how, epochs, callbacks=(Interrupt(epoch),))
-        assert equal(undisturbed, fit(folder, domain, own, backbone, how, epochs))
+def test_it_changes_what_is_learned_and_resumed_is_bit_equal(
+    tmp_path: Path, domain: Domain, plain: Callable[..., Fitted], name: str
+) -> None:
+    how = ("resnet20", "fine_tune", 2) if name in ON_THE_NETWORK else ("cnn", "gradual_unfreeze", 5)
+    undisturbed = fit(tmp_path / "a", domain, chosen(name), *how)
     assert (f"train/{name}" in undisturbed.history[-1]) == (name not in ON_THE_NETWORK)
-    plain = fit(tmp_path / "c", domain, {}, backbone, how, epochs)
-    assert not equal(undisturbed, plain)
+    assert not equal(undisturbed, plain(*how))
+    assert equal(undisturbed, resumed(tmp_path / "b", how[2] - 1, domain, chosen(name), *how))
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_resumed_is_bit_equal_with_all_together(tmp_path: Path, domain: Domain, averaged: bool) -> None:
+    how = {"backbone": "resnet20", "how": "lp_ft", "epochs": 3, "averaged": averaged}
+    undisturbed = fit(tmp_path / "a", domain, chosen(*REGULARISERS), **how)
+    for epoch in range(3):
+        assert equal(undisturbed, resumed(tmp_path / f"b{epoch}", epoch, domain, chosen(*REGULARISERS), **how))
+
+
+def test_averaged_weights_are_those_of_the_regularised_network(tmp_path: Path, domain: Domain) -> None:
+    last, averaged = (
+        fit(tmp_path / str(averaged), domain, chosen("lwf", "bi_tuning"), averaged=averaged) for averaged in (0, 1)
+    )
+    assert [row["train/lwf"] for row in last.history] == [row["train/lwf"] for row in averaged.history]
+    assert not equal(last, averaged)
 
 
 @pytest.mark.parametrize("name", [name for name in REGULARISERS if name not in ON_THE_NETWORK])
-@pytest.mark.parametrize("how", ["last_stage", "lp_ft"])
-def test_cached_features_change_nothing(tmp_path: Path, domain: Domain, name: str, how: str) -> None:
-    own = {name: regulariser(name)}
-    cached, plain = (fit(tmp_path / str(c), domain, own, "resnet20", how, 2, cached=c) for c in (True, False))
+def test_cached_features_change_nothing(tmp_path: Path, domain: Domain, name: str) -> None:
+    cached, through = (fit(tmp_path / str(c), domain, chosen(name), "resnet20", "lp_ft", 2, cached=c) for c in (1, 0))
     for key in cached.last:
-        torch.testing.assert_close(cached.last[key], plain.last[key], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(cached.last[key], through.last[key], atol=1e-5, rtol=1e-4)
+
+
+FROM = {r"backbone\.<-1>\..*|head\..*": {"lr_scale": 1}, ".*": None}  # the last layer group on
+MOVES_WHAT_IT_FREEZES: dict[str, list[dict[str, Any]]] = {
+    "trained": [
+        {"name": "all", "until": {"epochs": 1}, "rules": {".*": {"lr_scale": 1}}},
+        {"name": "last", "rules": FROM},
+    ],
+    "recalibrated": [{"name": "last", "recalibrate": True, "rules": FROM}],
+    "statistics trained": [
+        {"name": "first", "until": {"epochs": 1}, "norm_statistics": "train", "rules": FROM},
+        {"name": "last", "rules": FROM},
+    ],
+}
+
+
+@pytest.mark.parametrize("phases", MOVES_WHAT_IT_FREEZES.values(), ids=MOVES_WHAT_IT_FREEZES.keys())
+def test_what_was_moved_and_is_frozen_is_seen_by_the_starting_network_from_the_images(
+    tmp_path: Path, domain: Domain, phases: list[dict[str, Any]]
+) -> None:
+    """The starting network cannot go on from cached features of layer groups that are not as the stage began."""
+    how = Strategy("moves", phases)
+    cached, through = (
+        fit(tmp_path / str(c), domain, chosen("feature_distillation", "bi_tuning"), "resnet20", how, 2, cached=c)
+        for c in (1, 0)
+    )
+    assert cached.history[-1]["train/feature_distillation"] > 0
+    for key in cached.last:
+        torch.testing.assert_close(cached.last[key], through.last[key], atol=1e-5, rtol=1e-4)
+
+
+def mobilenet_v2() -> Backbone:
+    return build(load("backbone", "mobilenet_v2") | {"size": 32})
+
+
+def small_vit() -> Backbone:
+    return TimmBackbone("test_vit", size=32)
+
+
+@pytest.mark.parametrize(
+    ("make", "refused"), [(mobilenet_v2, set()), (small_vit, {"delta", "stoch_norm"})], ids=["mobilenet", "vit"]
+)
+def test_a_mobilenet_and_a_vit_train_with_all_that_accept_them(
+    tmp_path: Path, domain: Domain, make: Callable[[], Backbone], refused: set[str]
+) -> None:
+    torch.manual_seed(0)
+    backbone = make()
+    net, how = with_linear_head(backbone), strategy("fine_tune")
+    accepted = {}
+    for name in REGULARISERS:
+        one = regulariser(name, **({"groups": r".*\.stem"} if name == "delta" else {}))
+        try:
+            one.check(net, how.resolve(net, 1))
+        except UserError:
+            continue
+        accepted[name] = one
+    assert set(REGULARISERS) - accepted.keys() == refused
+    [row] = fit(tmp_path / "a", domain, accepted, backbone, how, 1).history
+    for name in accepted.keys() - set(ON_THE_NETWORK):
+        assert math.isfinite(row[f"train/{name}"])
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_all_together_in_every_precision(tmp_path: Path, domain: Domain, precision: str) -> None:
-    together = {name: regulariser(name) for name in REGULARISERS}
-    fitted = fit(tmp_path / "a", domain, together, "resnet20", epochs=1, precision=precision)
+    fitted = fit(tmp_path / "a", domain, chosen(*REGULARISERS), "resnet20", epochs=1, precision=precision)
     assert all(torch.isfinite(tensor).all() for tensor in fitted.last.values())
-
-
-def test_what_was_frozen_again_after_training_is_seen_by_the_starting_network_from_the_images(
-    tmp_path: Path, domain: Domain
-) -> None:
-    own = {"feature_distillation": regulariser("feature_distillation")}
-    thaw_and_freeze = replace(
-        training("fine_tune", 2).strategy,
-        phases=[
-            {"name": "all", "until": {"epochs": 1}, "rules": {".*": {"lr_scale": 1}}},
-            {"name": "last", "rules": {r"backbone\.<-1>\..*|head\..*": {"lr_scale": 1}, ".*": None}},
-        ],
-    )
-
-    def run(cached: bool) -> Fitted:
-        store = Store(tmp_path / "store")
-        how = replace(training("fine_tune", 2), strategy=thaw_and_freeze, regularisers=own)
-        return fit_stage(
-            stage(tmp_path / str(cached), domain, how, cache=FeatureCache(store, 2**30) if cached else None), network()
-        )
-
-    assert equal(run(True), run(False))
 
 
 def test_l2_sp_is_nothing_at_the_start_and_leaves_what_is_frozen_out(tmp_path: Path, domain: Domain) -> None:
@@ -148,17 +233,83 @@ def test_l2_sp_takes_the_place_of_weight_decay() -> None:
         regulariser("l2_sp").check(network(), phases)
 
 
-def test_the_starting_network_is_in_no_checkpoint_and_never_moves(tmp_path: Path, domain: Domain) -> None:
-    own = {"delta": regulariser("delta"), "lwf": regulariser("lwf")}
-    fit(tmp_path / "a", domain, own, "resnet20", epochs=1)
+def test_the_starting_network_is_in_no_checkpoint_and_what_is_learned_is(tmp_path: Path, domain: Domain) -> None:
+    fit(tmp_path / "a", domain, chosen("delta", "co_tuning", "lwf", "bi_tuning"), epochs=1)
     state = read_checkpoint(tmp_path / "a" / LAST)["state_dict"]
-    beside = {name for name in state if not name.startswith("network.")}
-    heads = {f"regularisation.terms.lwf.source_head.linear.{part}" for part in ("weight", "bias")}
-    assert beside == heads
+    beside = {name.removeprefix("regularisation.terms.") for name in state if not name.startswith("network.")}
+    own = {name for name in beside if not name.startswith("bi_tuning.")}
+    assert own == {f"{name}.source_head.linear.{part}" for name in ("co_tuning", "lwf") for part in ("weight", "bias")}
+    assert {name.split(".")[1] for name in beside - own} == {"projector", "key_projector", "backbone", "keys"}
+
+
+class Look(Callback):
+    """Notes what the regularisers have learned when fits begin (by epochs before, negative) and epochs end."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, dict[str, Tensor]] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look(pl_module, -pl_module.stage_epoch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look(pl_module, pl_module.stage_epoch + 1)
+
+    def _look(self, module: LightningModule, when: int) -> None:
+        self.states[when] = {name: t.clone() for name, t in module.regularisation.state_dict().items()}
+
+
+@pytest.mark.parametrize("start_from", ["best", "last"])
+def test_what_was_learned_goes_back_to_the_best_epoch_with_the_weights(
+    tmp_path: Path, domain: Domain, start_from: str
+) -> None:
+    """The rates grow beyond use, so that the first epoch is the best."""
+    look = Look()
+    phases = [
+        {"name": "a", "rules": {".*": {"lr_scale": 1}}, "until": {"epochs": 2}},
+        {"name": "b", "rules": {".*": {"lr_scale": 1}}, "start_from": start_from},
+    ]
+    fitted = fit(
+        tmp_path / "a",
+        domain,
+        chosen("lwf", "bi_tuning"),
+        how=Strategy("x", phases),
+        callbacks=(look,),
+        optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.0),
+        schedule=lambda step, total: 0.1 if step < total / 3 else 200.0,
+    )
+    assert fitted.best_epoch == 1
+    expected = look.states[1 if start_from == "best" else 2]
+    for name, tensor in look.states[-2].items():
+        assert torch.equal(tensor.nan_to_num(), expected[name].nan_to_num()), name
+    assert not torch.equal(
+        look.states[1]["terms.bi_tuning.keys.num_seen"], look.states[2]["terms.bi_tuning.keys.num_seen"]
+    )
+    name = "terms.lwf.source_head.linear.weight"
+    assert not torch.equal(look.states[1][name], look.states[2][name])
+
+
+class SameOnAllRanks(Callback):
+    """Fails in every process unless all ended an epoch with the same network and the same source head, bit by bit."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trained = [*pl_module.network.parameters(), *pl_module.regularisation.parameters()]
+        gathered = trainer.strategy.all_gather(torch.cat([tensor.detach().flatten() for tensor in trained]))
+        assert len(gathered) == 2
+        assert torch.equal(gathered[0], gathered[1])
+
+
+@pytest.mark.slow
+def test_two_processes_agree(tmp_path: Path) -> None:
+    domain = tiny_domain(tmp_path)
+    together, how = chosen("lwf", "bi_tuning"), {"strategy": "ddp_spawn", "devices": 2}
+    fit(tmp_path / "a", domain, together, epochs=2, callbacks=(SameOnAllRanks(),), **how)
+    state = read_checkpoint(tmp_path / "a" / LAST)["state_dict"]
+    torch.manual_seed(1)
+    assert not torch.equal(state["regularisation.terms.lwf.source_head.linear.weight"], LinearHead(84, 4).linear.weight)
 
 
 def test_the_source_head_is_trained(tmp_path: Path, domain: Domain) -> None:
-    fit(tmp_path / "a", domain, {"lwf": regulariser("lwf")}, epochs=1)
+    fit(tmp_path / "a", domain, chosen("lwf"), epochs=1)
     checkpoint = read_checkpoint(tmp_path / "a" / LAST)
     name = "regularisation.terms.lwf.source_head.linear.weight"
     torch.manual_seed(1)
@@ -167,9 +318,9 @@ def test_the_source_head_is_trained(tmp_path: Path, domain: Domain) -> None:
 
 
 def test_fisher_information_is_computed_once(tmp_path: Path, domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = fit(tmp_path / "a", domain, {"ewc": regulariser("ewc")}, epochs=1)
+    first = fit(tmp_path / "a", domain, chosen("ewc"), epochs=1)
     monkeypatch.setattr("graft.regularisers.ewc.fisher_diagonal", None)
-    assert equal(first, fit(tmp_path / "b", domain, {"ewc": regulariser("ewc")}, epochs=1))
+    assert equal(first, fit(tmp_path / "b", domain, chosen("ewc"), epochs=1))
 
 
 REFUSED = [
@@ -198,6 +349,14 @@ REFUSED = [
     ("regulariser=l2_sp", "regulariser.l2_sp.alhpa=1", "alpha"),
     ("regulariser=bss", "regulariser.bss.num_values=0", "expected 1 or more"),
     ("regulariser=lwf", "regulariser.lwf.temperature=0", "above 0"),
+    ("regulariser=delta", "regulariser.delta.num_images=0", "expected 1 or more"),
+    ("regulariser=co_tuning", "regulariser.co_tuning.relationship=revers", "did you mean 'reverse'"),
+    ("regulariser=co_tuning", "source.val_fraction=0", "set source.val_fraction above 0"),
+    ("regulariser=bi_tuning", "head=cosine", "use head=linear"),
+    ("regulariser=bi_tuning", "target.augmentation.mixup=1", "set target.augmentation.mixup=0"),
+    ("regulariser=bi_tuning", "regulariser.bi_tuning.momentum=2", "from 0 to 1"),
+    ("regulariser=bi_tuning", "regulariser.bi_tuning.temperature=0", "above 0"),
+    ("regulariser=bi_tuning", "regulariser.bi_tuning.keys_per_class=0", "expected 1 or more"),
     ("regulariser=sam", "regulariser.sam.rho=0", "above 0"),
     ("regulariser=sam", "optimizer=lbfgs", "one gradient a step"),
     ("regulariser=sam", "precision=16-mixed", "not scaled"),
@@ -220,6 +379,51 @@ def test_several_are_chosen_by_name(loader: ConfigLoader) -> None:
     assert validate(config) == []
     assert list(config["regulariser"]) == ["l2_sp", "bss"]
     assert config["regulariser"]["bss"]["weight"] == 0.5
+
+
+class Views(Regulariser):
+    """Adds nothing, and keeps the second views that it is shown."""
+
+    needs = frozenset({"second_view"})
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def begin(self, beginning: Beginning) -> Term:
+        return ViewsTerm(self.seen)
+
+
+class ViewsTerm(Term):
+    def __init__(self, seen: list[Tensor]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, step: Step) -> Tensor:
+        assert step.second is not None
+        self.seen.append(step.second)
+        return step.outputs.logits.new_zeros(())
+
+
+def test_the_second_view_is_another_and_leaves_the_first_as_it_is(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "tiny.npz", num_per_class=6)
+    domain = tiny_domain(tmp_path, augmentation=Augmentation(flip=True, crop_padding=4))
+    first: list[Tensor] = []
+
+    class Firsts(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            stem = pl_module.network.backbone.layer_groups["stem"]
+            stem.register_forward_pre_hook(lambda module, given: first.append(given[0]) if module.training else None)
+
+    views = [Views(), Views()]
+    looks = [
+        fit(tmp_path / str(i), domain, {"views": one}, epochs=1, callbacks=(Firsts(),)) for i, one in enumerate(views)
+    ]
+    assert equal(looks[0], fit(tmp_path / "plain", domain, {}, epochs=1))
+    assert len(first) == 2 * len(views[0].seen)
+    for x, second, again in zip(first, views[0].seen, views[1].seen, strict=False):
+        assert x.shape == second.shape
+        assert not torch.equal(x, second)
+        assert torch.equal(second, again)
 
 
 PLUG_IN = """

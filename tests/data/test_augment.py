@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graft.data.augment import Augmentation, mix
 from graft.data.batchwise import Cut
-from graft.data.crops import centre_crop, random_crop, random_resized_crop
+from graft.data.crops import centre_crop, index_windows, random_crop, random_resized_crop, slide_windows
 from graft.errors import UserError
 
 
@@ -38,6 +38,26 @@ def test_a_random_crop_is_a_window_of_the_padded_image(side: int, size: int, pad
     windows = torch.nn.functional.pad(x[0], [padding] * 4).unfold(1, size, 1).unfold(2, size, 1).permute(1, 2, 0, 3, 4)
     for crop in crops.flip(3) if flip else crops:
         assert (windows == crop).flatten(2).all(dim=2).any()
+
+
+@settings(max_examples=60)
+@given(
+    data=st.data(),
+    size=st.integers(1, 9),
+    more=st.integers(0, 3),
+    padding=st.integers(0, 12),
+    channels=st.integers(1, 3),
+)
+def test_a_processor_cuts_what_other_devices_do(
+    data: st.DataObject, size: int, more: int, padding: int, channels: int
+) -> None:
+    side, draws = size + more, generator(data.draw(st.integers(0, 99)))
+    x = torch.randint(1, 256, (5, channels, side, side), generator=draws, dtype=torch.uint8)
+    x = x.to(memory_format=data.draw(st.sampled_from([torch.contiguous_format, torch.channels_last])))
+    tops, lefts = torch.randint(side + 2 * padding - size + 1, (2, 5), generator=draws)
+    flip = torch.rand(5, generator=draws) < 0.5
+    found = slide_windows(x.numpy(), size, padding, tops.numpy(), lefts.numpy(), flip.numpy())
+    assert torch.equal(torch.from_numpy(found), index_windows(x, size, padding, tops, lefts, flip))
 
 
 def test_random_crops_go_everywhere_and_half_are_mirrored() -> None:
@@ -103,15 +123,16 @@ def test_mixing_weights_follow_their_distribution() -> None:
 
 
 def test_every_draw_is_from_the_generator() -> None:
-    x, y, flip = torch.rand(8, 3, 12, 12), torch.arange(8) % 3, torch.zeros(8, dtype=torch.bool)
+    x = torch.randint(256, (8, 3, 12, 12), generator=generator(), dtype=torch.uint8)
+    y, flip = torch.arange(8) % 3, torch.zeros(8, dtype=torch.bool)
 
     def everything(seed: int) -> list[Tensor]:
         draws = generator(seed)
         return [
             everywhere(random_crop(x, 8, 2, flip, draws), x, 8),
             everywhere(random_resized_crop(x, 8, (0.3, 1.0), flip, draws), x, 8),
-            *mix(x, y, 3, 1.0, 0.0, draws),
-            *mix(x, y, 3, 0.0, 1.0, draws),
+            *mix(x / 255, y, 3, 1.0, 0.0, draws),
+            *mix(x / 255, y, 3, 0.0, 1.0, draws),
         ]
 
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from graft.data import batchwise
 from graft.data.decoding import Unreadable, decode
 from graft.data.images import ImageFiles, KeptImages, ResizedImages, open_images, resize, resize_all
 from graft.data.preprocessing import Preprocessing
@@ -177,3 +178,16 @@ def test_a_broken_file_says_why(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_text("no picture")
     assert decode(path, colour(16)) == Unreadable(path, "not an image")
+
+
+@pytest.mark.parametrize("worth_threads", [1, 2**22])
+def test_images_are_gathered_in_the_order_they_have_in_memory(
+    worth_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batchwise, "WORTH_THREADS", worth_threads)
+    x = torch.randint(256, (20, 3, 5, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    positions = torch.tensor([3, 19, 0, 3])
+    for images in (x, x[:, :1].expand(-1, 3, -1, -1), x.contiguous(memory_format=torch.channels_last)):
+        gathered = batchwise.gather(images, positions)
+        assert torch.equal(gathered, images[positions])
+        assert (gathered.stride(1) == 1) == (images.stride(1) == 1)

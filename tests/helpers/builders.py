@@ -29,6 +29,8 @@ from graft.stage import Stage
 from graft.strategies.phases import Strategy
 from graft.strategies.schedules import Cosine, Schedule
 
+ON_THE_NETWORK = ("stoch_norm", "sam")  # regularisers that add nothing to the loss
+
 
 def write_arrays(path: Path, num_per_class: int = 20, num_classes: int = 3, size: int = 32, seed: int = 0) -> Path:
     """Noise around one colour pattern a class: learnable, not trivial."""

@@ -17,7 +17,7 @@ from graft.models.backbones.resnet_cifar import ResNetCifar
 from graft.models.backbones.timm import TimmBackbone
 from graft.models.backbones.torchvision import TorchvisionBackbone
 from graft.models.heads.linear import LinearHead
-from graft.models.weights import load_weights, read_weights, save_weights, state_sha256
+from graft.models.weights import has_folded_norms, load_weights, read_weights, save_weights, state_sha256
 
 
 def native_state(backbone: Cnn | None = None) -> dict[str, Tensor]:
@@ -269,3 +269,12 @@ def test_real_files(shared: Path, name: str, mean: tuple[float, ...]) -> None:
     assert report.dropped == ("classifier.1.bias", "classifier.1.weight")
     assert file.preprocessing is not None
     assert (file.preprocessing.mean, file.preprocessing.size, file.preprocessing.resize) == (mean, 224, 256)
+
+
+@torch.no_grad()
+def test_norm_layers_without_statistics_of_data_are_recognised() -> None:
+    assert not has_folded_norms(Cnn())
+    backbone = ResNetCifar(depth=20)
+    assert has_folded_norms(backbone)
+    backbone.train()(torch.randn(4, 3, 32, 32))
+    assert not has_folded_norms(backbone)

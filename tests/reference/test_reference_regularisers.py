@@ -3,13 +3,31 @@
 import numpy as np
 import pytest
 import torch
-from scipy.special import softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from sklearn.linear_model import LogisticRegression
+from torch import nn
 
+from graft.data.preprocessing import Preprocessing
+from graft.features import Inference
+from graft.models.backbones.base import Overrides, SequentialBackbone
 from graft.models.backbones.cnn import Cnn
 from graft.models.heads.linear import LinearHead
+from graft.models.mappings.identity import IdentityMapping
+from graft.models.network import Network
+from graft.objectives.supervised import Outputs
+from graft.probes import folds_of
+from graft.regularisers.base import Beginning, Step, Trace
+from graft.regularisers.bi_tuning import BiTuning
 from graft.regularisers.bss import batch_spectral_shrinkage
-from graft.regularisers.co_tuning import class_relationship, co_tuning
-from graft.regularisers.delta import behaviour_distance
+from graft.regularisers.co_tuning import (
+    STRENGTHS,
+    calibrating_scale,
+    co_tuning,
+    direct_relationship,
+    reverse_relationship,
+)
+from graft.regularisers.delta import behaviour_distance, channel_attention, linear_classifier, loss_increases
 from graft.regularisers.ewc import elastic_penalty, fisher_diagonal
 from graft.regularisers.feature_distillation import feature_distillation
 from graft.regularisers.l2_sp import l2_sp
@@ -41,16 +59,62 @@ def test_bss_is_the_smallest_eigenvalues_of_the_gram_matrix(shape: tuple[int, in
     assert float(batch_spectral_shrinkage(torch.from_numpy(f), num_values)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_delta() -> None:
-    maps, start = {"a": normal(3, 4, 5, 6), "b": normal(3, 7)}, {"a": normal(3, 4, 5, 6), "b": normal(3, 7)}
+@pytest.mark.parametrize("with_attention", [False, True])
+def test_delta(with_attention: bool) -> None:
+    shapes = {"map": (3, 4, 5, 5), "last": (3, 5, 5, 4), "tokens": (3, 6, 4), "features": (3, 4)}
+    maps, start = ({name: normal(*shape) for name, shape in shapes.items()} for _ in range(2))
+    weights = {name: softmax(normal(4)) if with_attention else np.full(4, 0.25) for name in shapes}
     expected = 0.0
-    for name in maps:
+    for name in shapes:
+        by_channel = [a if name == "map" else np.moveaxis(a, -1, 1) for a in (maps[name], start[name])]
         for i in range(3):
-            for channel in range(maps[name].shape[1]):  # each weighs 1 / c
-                difference = np.ravel(maps[name][i, channel] - start[name][i, channel])
-                expected += difference @ difference / difference.size / maps[name].shape[1] / 3
-    tensors = [{name: torch.from_numpy(value) for name, value in some.items()} for some in (maps, start)]
-    assert float(behaviour_distance(*tensors)) == pytest.approx(expected, rel=1e-12)
+            for channel in range(4):
+                difference = np.ravel(by_channel[0][i, channel] - by_channel[1][i, channel])
+                expected += weights[name][channel] * (difference @ difference) / difference.size / 3
+    tensors = [{name: torch.from_numpy(value) for name, value in some.items()} for some in (maps, start, weights)]
+    found = behaviour_distance(*tensors) if with_attention else behaviour_distance(*tensors[:2])
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+def test_deltas_attention_as_the_authors_compute_it_from_filters_set_to_zero() -> None:
+    torch.manual_seed(0)
+    backbone = Cnn().double().eval()
+    weight, bias = torch.from_numpy(normal(3, 84)), torch.from_numpy(normal(3))
+    x, y = torch.from_numpy(normal(6, 3, 32, 32)), np.array([0, 1, 2, 0, 1, 2])
+
+    def loss(features: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(features @ weight.T + bias, torch.from_numpy(y))
+
+    @torch.no_grad()
+    def cross_entropy() -> float:
+        p = softmax((backbone(x) @ weight.T + bias).numpy(), axis=1)
+        return float(-np.log(p[np.arange(6), y]).mean())
+
+    before = cross_entropy()
+    for cut, layer in ((1, "stem.conv1"), (3, "stage2.fc1")):
+        filters = backbone.get_submodule(layer)
+        increases = []
+        for channel in range(len(filters.weight)):
+            kept = filters.weight[channel].clone(), filters.bias[channel].clone()
+            with torch.no_grad():
+                filters.weight[channel], filters.bias[channel] = 0.0, 0.0
+                increases.append(cross_entropy() - before)
+                filters.weight[channel], filters.bias[channel] = kept
+        found = loss_increases(backbone, cut, x, loss)
+        np.testing.assert_allclose(found.numpy(), increases, rtol=1e-9, atol=1e-12)
+        scaled = (np.array(increases) - np.mean(increases)) / np.std(increases)
+        np.testing.assert_allclose(channel_attention(found).numpy(), softmax(scaled / 5), rtol=1e-9)
+
+
+def test_deltas_classifier_is_scikit_learns() -> None:
+    features, y = 3 * normal(40, 5) + 1, np.arange(40) % 3
+    weight, bias = linear_classifier(torch.from_numpy(features), torch.from_numpy(y), 3)
+    scale = np.sqrt(np.mean((features - features.mean(0)) ** 2))
+    # ours weighs ||W||^2 of features / scale by 0.01 / 2 beside a mean over 40
+    theirs = LogisticRegression(C=1 / (40 * 0.01), tol=1e-10, max_iter=10_000).fit(features / scale, y)
+    np.testing.assert_allclose(weight.numpy(), theirs.coef_ / scale, atol=1e-5)
+    logits = features @ weight.numpy().T + bias.numpy()
+    np.testing.assert_allclose(softmax(logits, axis=1), theirs.predict_proba(features / scale), atol=1e-5)
 
 
 def test_feature_distillation() -> None:
@@ -72,15 +136,119 @@ def test_lwf_as_the_paper_writes_its_probabilities(temperature: float) -> None:
     assert float(found) == pytest.approx(expected, rel=1e-10)
 
 
-def test_co_tuning() -> None:
-    target, source, y = normal(9, 4), normal(3, 4), np.array([0, 1, 2, 0, 1, 2, 0, 0, 1])
-    relationship = np.array([np.mean([softmax(row) for row in target[y == k]], axis=0) for k in range(3)])
-    found = class_relationship(torch.from_numpy(target), torch.from_numpy(y), 3)
+def test_co_tuning_with_the_direct_relationship() -> None:
+    p, source, y = softmax(normal(9, 4), axis=1), normal(3, 4), np.array([0, 1, 2, 0, 1, 2, 0, 0, 1])
+    relationship = np.array([np.mean(p[y == k], axis=0) for k in range(3)])
+    found = direct_relationship(torch.from_numpy(p), torch.from_numpy(y), 3)
     np.testing.assert_allclose(found.numpy(), relationship, rtol=1e-12)
     labels = [2, 0, 1]
     expected = np.mean([-relationship[k] @ np.log(softmax(row)) for k, row in zip(labels, source, strict=True)])
     for y_given in (torch.tensor(labels), torch.eye(3, dtype=torch.float64)[labels]):
         assert float(co_tuning(torch.from_numpy(source), y_given, found)) == pytest.approx(expected, rel=1e-10)
+
+
+def calibrated(logits: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """The scale of logits with the least cross-entropy, and that cross-entropy."""
+
+    def loss(log_scale: float) -> float:
+        return float(-log_softmax(np.exp(log_scale) * logits, axis=1)[np.arange(len(y)), y].mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(0.01), np.log(100)), method="bounded", options={"xatol": 1e-10})
+    return float(np.exp(found.x)), float(found.fun)
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 5.0])
+def test_calibration(sharpness: float) -> None:
+    logits = normal(200, 4)
+    y = np.array([RNG.choice(4, p=softmax(sharpness * row)) for row in logits])
+    found = float(calibrating_scale(torch.from_numpy(logits), torch.from_numpy(y)))
+    assert found == pytest.approx(calibrated(logits, y)[0], rel=1e-6)
+
+
+def test_the_reverse_relationship_is_bayes_rule_on_a_calibrated_logistic_regression() -> None:
+    y = np.arange(60) % 3
+    p = softmax(normal(60, 4) + 2 * np.eye(3, 4)[y], axis=1)
+    folds = folds_of(torch.from_numpy(y), 5).numpy()
+
+    def logits_of(model: LogisticRegression, p: np.ndarray) -> np.ndarray:
+        return p @ model.coef_.T + model.intercept_
+
+    tried = {}
+    for strength in STRENGTHS:
+        held_out = np.empty((60, 3))
+        for fold in range(5):
+            rest = folds != fold
+            settings = {"C": 1 / (rest.sum() * strength), "tol": 1e-10, "max_iter": 100_000}
+            held_out[~rest] = logits_of(LogisticRegression(**settings).fit(p[rest], y[rest]), p[~rest])
+        scale, loss = calibrated(held_out, y)
+        tried[loss] = strength, scale
+    strength, scale = tried[min(tried)]
+    model = LogisticRegression(C=1 / (60 * strength), tol=1e-10, max_iter=100_000).fit(p, y)
+    of_target_given_source = softmax(scale * logits_of(model, np.eye(4)), axis=1)  # [k_source, k]
+    of_source = p.mean(axis=0)
+    of_target = of_source @ of_target_given_source
+    expected = [[of_target_given_source[s, t] * of_source[s] / of_target[t] for s in range(4)] for t in range(3)]
+    found = reverse_relationship(torch.from_numpy(p), torch.from_numpy(y), 3)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+class Flat(SequentialBackbone):
+    """Features W x + b of flattened images."""
+
+    def __init__(self) -> None:
+        layers = nn.Sequential(nn.Flatten(), nn.Linear(2 * 3 * 3, 5))
+        super().__init__({"only": layers}, 5, Preprocessing(size=3, mean=(0.5,), std=(0.5,)), Overrides())
+
+
+def test_bi_tuning_step_by_step() -> None:
+    """Two contrasts written as loops over samples and keys, with queues that overflow and averages that follow."""
+    torch.manual_seed(0)
+    network = Network(Flat(), IdentityMapping(5), LinearHead(5, 3)).double()
+    settings = BiTuning(weight=0.7, temperature=0.2, keys_per_class=2, momentum=0.6, num_outputs=4)
+    beginning = Beginning(network, None, None, Inference(torch.device("cpu")), seed=0)  # type: ignore[arg-type]
+    term = settings.begin(beginning).double()
+    average = [parameter.detach().numpy().copy() for parameter in network.backbone.parameters()]
+    query_projection = [parameter.detach().numpy().copy() for parameter in term.projector.parameters()]
+    key_projection = [values.copy() for values in query_projection]
+    queues: list[list[tuple[np.ndarray, np.ndarray]]] = [[], [], []]
+
+    def unit(v: np.ndarray) -> np.ndarray:
+        return v / np.linalg.norm(v)
+
+    def contrasted(own: float, others: list[tuple[float, bool]]) -> float:
+        total = np.exp(own / 0.2) + sum(np.exp(s / 0.2) for s, _ in others)
+        positives = [own, *(s for s, same in others if same)]
+        return -float(np.mean([np.log(np.exp(s / 0.2) / total) for s in positives]))
+
+    for labels in ([0, 1, 1, 1], [2, 0, 0, 1], [1, 2, 2, 0]):
+        x, second = normal(4, 2, 3, 3), normal(4, 2, 3, 3)
+        with torch.no_grad():  # a step of training
+            for parameter in [*network.parameters(), *term.projector.parameters()]:
+                parameter += torch.from_numpy(0.3 * normal(*parameter.shape))
+        current = [parameter.detach().numpy().copy() for parameter in network.backbone.parameters()]
+        query_projection = [parameter.detach().numpy().copy() for parameter in term.projector.parameters()]
+        average = [0.6 * a + 0.4 * c for a, c in zip(average, current, strict=True)]
+        key_projection = [0.6 * a + 0.4 * c for a, c in zip(key_projection, query_projection, strict=True)]
+        head = network.head.linear
+        rows = np.column_stack([head.weight.detach().numpy(), head.bias.detach().numpy()])
+        losses, new = [], []
+        for image, view, label in zip(x, second, labels, strict=True):
+            f, f_key = current[0] @ image.ravel() + current[1], average[0] @ view.ravel() + average[1]
+            z, z_key = (unit(p[0] @ v + p[1]) for p, v in ((query_projection, f), (key_projection, f_key)))
+            w, h, h_key = unit(rows[label]), unit(np.append(f, 1)), unit(np.append(f_key, 1))
+            keys = [(kh, kz, k == label) for k, queue in enumerate(queues) for kh, kz in queue]
+            losses.append(
+                contrasted(w @ h, [(w @ kh, same) for kh, _, same in keys])
+                + contrasted(z @ z_key, [(z @ kz, same) for _, kz, same in keys])
+            )
+            new.append((label, h_key, z_key))
+        for label, h_key, z_key in new:
+            queues[label] = [*queues[label], (h_key, z_key)][-2:]
+        features = network.backbone(torch.from_numpy(x))
+        outputs = Outputs(network.head(features), features)
+        trace = Trace(features, features, {})
+        step = Step(network, torch.tensor(labels), outputs, trace, None, torch.from_numpy(second))
+        assert term(step).item() == pytest.approx(0.7 * np.mean(losses), rel=1e-10)
 
 
 def test_ewc_penalty() -> None:
@@ -89,25 +257,43 @@ def test_ewc_penalty() -> None:
     assert float(elastic_penalty([tuple(map(torch.from_numpy, (w, w0, fisher)))])) == pytest.approx(expected, rel=1e-12)
 
 
-def test_fisher_is_the_curvature_of_the_divergence_from_the_networks_own_probabilities() -> None:
-    """For one image, F is the second derivative of KL(p(w) || p(w + e)) at e = 0."""
+def test_fisher_of_a_linear_backbone_in_closed_form() -> None:
+    """Of features W x + b under logits V f + c: F_W[i, j] is the mean of x_j^2 (V' (diag p - p p') V)_ii."""
+    torch.manual_seed(0)
+    backbone, head = Flat().double(), LinearHead(5, 4).double()
+    images = normal(6, 2, 3, 3)
+    w, b, v, c = (t.detach().numpy() for t in (*backbone.parameters(), *head.parameters()))
+    of_weight, of_bias = np.zeros_like(w), np.zeros_like(b)
+    for x in images.reshape(6, -1):
+        p = softmax(v @ (w @ x + b) + c)
+        curvature = np.diag(v.T @ (np.diag(p) - np.outer(p, p)) @ v)
+        of_weight += np.outer(curvature, x**2) / 6
+        of_bias += curvature / 6
+    found = fisher_diagonal(backbone, head, torch.from_numpy(images).split(1))
+    np.testing.assert_allclose(found["only.1.weight"].numpy(), of_weight, rtol=1e-10)
+    np.testing.assert_allclose(found["only.1.bias"].numpy(), of_bias, rtol=1e-10)
+
+
+def test_fisher_is_the_curvature_of_the_loss_along_the_jacobian_of_the_logits() -> None:
+    """F is the mean diagonal of J' (diag p - p p') J (Martens, "New insights on the natural gradient method", 2020)."""
     torch.manual_seed(0)
     backbone, head = Cnn().double(), LinearHead(84, 3).double()
     images = torch.randn(3, 1, 3, 32, 32, dtype=torch.float64)
-    fisher = fisher_diagonal(backbone, head, images)
-    step, parameters = 1e-4, dict(backbone.named_parameters())
-    for name, index in (("stage3.fc2.bias", (7,)), ("stage3.fc2.weight", (7, 11)), ("stem.conv1.bias", (2,))):
-        curvatures = []
-        for image in images:
-            with torch.no_grad():
-                before = head(backbone(image)).log_softmax(1)
-                divergences = []
-                for sign in (1, -1):
-                    parameters[name][index] += sign * step
-                    divergences.append((before.exp() * (before - head(backbone(image)).log_softmax(1))).sum())
-                    parameters[name][index] -= sign * step
-            curvatures.append(float(sum(divergences)) / step**2)
-        assert float(fisher[name][index]) == pytest.approx(np.mean(curvatures), rel=1e-3, abs=1e-9)
+    parameters = {name: parameter.detach() for name, parameter in backbone.named_parameters()}
+    expected = {name: np.zeros(parameter.shape) for name, parameter in parameters.items()}
+    for image in images:
+
+        def logits(some: dict[str, torch.Tensor], image: torch.Tensor = image) -> torch.Tensor:
+            return head(torch.func.functional_call(backbone, some, (image,)))[0]
+
+        p = softmax(logits(parameters).detach().numpy())
+        curvature = np.diag(p) - np.outer(p, p)
+        for name, jacobian in torch.func.jacrev(logits)(parameters).items():
+            j = jacobian.detach().numpy()  # [k, ...]
+            expected[name] += np.einsum("k...,kl,l...->...", j, curvature, j) / 3
+    found = fisher_diagonal(backbone, head, images)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name].numpy(), values, rtol=1e-8, atol=1e-14)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])

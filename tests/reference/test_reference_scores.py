@@ -13,10 +13,11 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+from graft.probes import folds_of
 from graft.scores.h_score import h_score
 from graft.scores.knn import knn
 from graft.scores.leep import leep
-from graft.scores.linear_probe import folds_of, linear_probe
+from graft.scores.linear_probe import linear_probe
 from graft.scores.logme import logme
 from graft.scores.nce import nce
 from graft.scores.transrate import transrate

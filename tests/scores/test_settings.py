@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.errors import UserError
+from graft.probes import folds_of
 from graft.scores.base import Score, class_indices
 from graft.scores.h_score import h_score
 from graft.scores.knn import knn
-from graft.scores.linear_probe import folds_of, linear_probe
+from graft.scores.linear_probe import linear_probe
 from graft.scores.transrate import transrate
 
 FEATURES = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))

@@ -31,6 +31,7 @@ def build_experiment(config: Config) -> Experiment:
     """
     backbone, pretrain, target = config["backbone"], config["pretrain"], make_domain(config["target"])
     assert target is not None, "validation refuses target=none"
+    adapter = make_adapter(config["adapter"])
     return Experiment(
         name=experiment_name(config),
         seed=config["seed"],
@@ -40,11 +41,12 @@ def build_experiment(config: Config) -> Experiment:
         weights=backbone["weights"],
         reinitialise=tuple(backbone["reinitialise"]),
         mapping=factory(config["mapping"]),
-        adapter=make_adapter(config["adapter"]),
+        adapter=adapter,
         head=factory(config["head"]),
         pretrain=make_training(config, pretrain, pretrain["max_epochs"], pretrain["seed"]),
         transfer=replace(
             make_training(config, config, config["trainer"]["max_epochs"], config["seed"]),
+            memory_format=memory_format(config, adapter),
             augmented_views=config["features"]["augmented_views"],
             regularisers=make_regularisers(config["regulariser"]),
         ),
@@ -76,11 +78,17 @@ def make_training(config: Config, stage: Config, max_epochs: int, seed: int) -> 
         schedule=make(stage["scheduler"]),
         trainer=factory(config["trainer"]),
         precision=config["precision"]["value"],
-        memory_format=config["memory_format"],
+        memory_format=memory_format(config),
         max_epochs=max_epochs,
         seed=seed,
         callbacks=partial(make_callbacks, config["callbacks"]),
     )
+
+
+def memory_format(config: Config, adapter: Adapter | None = None) -> str:
+    """The one asked for; by default what is mostly the faster for convolutions, unless the adapter does without it."""
+    asked: str | None = config["memory_format"]
+    return asked or ("contiguous" if adapter is not None and adapter.contiguous_only else "channels_last")
 
 
 def make_strategy(node: Config) -> Strategy:

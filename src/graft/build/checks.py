@@ -67,6 +67,8 @@ def check_regularisers(config: Config) -> Iterator[str]:
             )
         elif "source_head" in needs and without_source:
             yield f"regulariser={name}: it needs the source's head, and there is none with source=none"
+        elif "source_val" in needs and config["source"].get("val_fraction") == 0:
+            yield f"regulariser={name}: it needs validation samples of the source; set source.val_fraction above 0"
         if "one_label_each" in needs and mixing:
             yield f"regulariser={name}: it needs images of one class; set target.augmentation.{mixing[0]}=0"
         if "plain_gradients" in needs and config["optimizer"]["_target_"].endswith(".LBFGS"):
@@ -120,7 +122,7 @@ def check_adapter(config: Config) -> Iterator[str]:
         if getattr(locate(node["_target_"]), "needs_start", False):
             yield f"after={method}: it averages the backbone's own weights, and adapter={name} leaves them as they are"
     contiguous_only = getattr(locate(config["adapter"]["_target_"]), "contiguous_only", False)
-    if contiguous_only and config["memory_format"] != "contiguous":
+    if contiguous_only and config["memory_format"] not in ("contiguous", None):
         yield f"adapter={name}: memory_format={config['memory_format']}: not with it; use memory_format=contiguous"
 
 

@@ -56,7 +56,7 @@ SETTINGS: dict[str, Any] = {
     "seed": int,
     "selection": Literal["last", "best_val"],
     "precision": dict,
-    "memory_format": Literal["contiguous", "channels_last", "auto"],
+    "memory_format": Literal["contiguous", "channels_last", "auto"] | None,
     "callbacks": dict[str, dict],
     "after": dict[str, dict],
     "baselines": dict[str, dict],

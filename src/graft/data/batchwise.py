@@ -33,8 +33,8 @@ def in_pieces(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
 
 
 def write(images: Tensor, out: Tensor) -> None:
-    """Copy and convert images; on a CPU by the calling thread alone."""
-    if out.device.type == "cpu":
+    """Copy and convert images; on a CPU what is no more than a piece by the calling thread alone."""
+    if out.device.type == "cpu" and (len(out) == 1 or out.numel() < 2 * PIECE):
         out.numpy()[:] = images.numpy()
     else:
         out.copy_(images)
@@ -53,10 +53,12 @@ def assemble(cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 def gather(x: Tensor, positions: Tensor) -> Tensor:
     """The images [m, ...] at `positions` [m] of images [n, ...], whose order in memory they keep."""
+    if x.stride(1) == 0 and x.shape[1] > 1:  # grey images that stand for colour
+        return gather(x[:, :1], positions).expand(-1, x.shape[1], -1, -1)
     order, back = memory_order(x)
+    if is_small((len(positions), *x.shape[1:])):
+        return x.permute(order).index_select(0, positions).permute(back)
     images, chosen = x.permute(order).numpy(), positions.numpy()
-    if is_small((len(chosen), *images.shape[1:])):
-        return torch.from_numpy(images.take(chosen, axis=0)).permute(back)
     gathered = empty((len(chosen), *images.shape[1:]), images.dtype)
 
     def fill(piece: slice) -> None:
@@ -79,12 +81,16 @@ def memory_order(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def scale_and_shift(cut: Cut, shape: tuple[int, ...], scale: Tensor, shift: Tensor) -> Tensor:
-    """All images of a batch of `shape` [n, c, h, w], times `scale` [c, 1, 1] plus `shift` [c, 1, 1], in float32."""
+    """All images of a batch of `shape` [n, c, h, w], times `scale` [c, h, w] plus `shift` [c, h, w], in float32.
+
+    Both are the same all over a channel. torch multiplies and adds several times faster where there is one for every
+    value; to read so many takes NumPy longer.
+    """
     if is_small(shape):
         scaled = torch.empty(shape, dtype=torch.float32)
         cut(slice(None), scaled)
         return scaled.mul_(scale).add_(shift)
-    factors, offsets = scale.numpy(), shift.numpy()
+    factors, offsets = (values[:, :1, :1].numpy() for values in (scale, shift))
     images = empty(shape, np.float32)
 
     def fill(piece: slice) -> None:

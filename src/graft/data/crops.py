@@ -6,6 +6,7 @@ sampling, which are what a GPU does best. Both make the same draws and cut the s
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -39,27 +40,52 @@ def mirror_in_place(pixels: np.ndarray, flip: np.ndarray) -> np.ndarray:
 
 
 def random_crop(x: Tensor, size: int, padding: int, flip: Tensor, generator: Generator) -> Cut:
-    """Crops [n, c, size, size] at random places of images padded with zeros; `flip` [n] says which to mirror."""
-    tops, lefts = (
-        torch.randint(edge + 2 * padding - size + 1, (len(x),), generator=generator, device=x.device)
-        for edge in x.shape[2:]
-    )
-    windows = slide_windows if x.device.type == "cpu" else index_windows
-    return lambda piece, out: write(windows(x[piece], size, padding, tops[piece], lefts[piece], flip[piece]), out)
+    """Crops [n, c, size, size] at random places of images uint8 [n, c, side, side] padded with zeros.
+
+    `flip` [n] says which to mirror.
+    """
+    places = x.shape[2] + 2 * padding - size + 1
+    tops, lefts = torch.randint(places, (2, len(x)), generator=generator, device=x.device)
+    if x.device.type != "cpu":
+        return lambda piece, out: write(
+            index_windows(x[piece], size, padding, tops[piece], lefts[piece], flip[piece]), out
+        )
+    pixels, down, right, mirrored = x.numpy(), tops.numpy(), lefts.numpy(), flip.numpy()
+
+    def cut(piece: slice, out: Tensor) -> None:
+        crops = slide_windows(pixels[piece], size, padding, down[piece], right[piece], mirrored[piece])
+        write(torch.from_numpy(crops), out)
+
+    return cut
 
 
-def slide_windows(x: Tensor, size: int, padding: int, tops: Tensor, lefts: Tensor, flip: Tensor) -> Tensor:
-    """The parts [n, c, size, size] of padded images [n, c, h, w] that begin at `tops` [n] and `lefts` [n], mirrored."""
-    num, channels, height, width = x.shape
-    padded = np.zeros((num, channels, height + 2 * padding, width + 2 * padding), x.numpy().dtype)
-    padded[:, :, padding : padding + height, padding : padding + width] = x.numpy()
-    places = (num, padded.shape[2] - size + 1, padded.shape[3] - size + 1)
-    image, channel, row, column = padded.strides
-    slid = np.lib.stride_tricks.as_strided(
-        padded, (*places, channels, size, size), (image, row, column, channel, row, column), writeable=False
-    )
-    cut = slid[np.arange(num), tops.numpy(), lefts.numpy()]
-    return torch.from_numpy(mirror_in_place(cut, flip.numpy()))
+def slide_windows(
+    pixels: np.ndarray, size: int, padding: int, tops: np.ndarray, lefts: np.ndarray, flip: np.ndarray
+) -> np.ndarray:
+    """The parts [n, c, size, size] of padded images that begin at `tops` [n] and `lefts` [n], mirrored.
+
+    An image whose bytes are read from some rows and columns further on is moved by so many, in one copy. What came from
+    beyond its edges is made black.
+    """
+    num, channels, side, _ = pixels.shape
+    length, before = channels * side**2, padding * (side + 1)
+    memory = np.empty(pixels.size + (side + 2 * padding - size) * (side + 1), np.uint8)
+    memory[before : before + pixels.size].reshape(pixels.shape)[:] = pixels
+    readings = torch.from_numpy(memory).unfold(0, length, 1).numpy()
+    moved = readings[np.arange(num) * length + tops * side + lefts].reshape(num, channels, side**2)
+    by_top, by_left = edge_masks(side, size, padding)
+    inside = by_top.take(tops, axis=0)
+    inside &= by_left.take(lefts, axis=0)
+    moved &= inside[:, None]
+    return mirror_in_place(moved.reshape(pixels.shape)[:, :, :size, :size], flip)
+
+
+@lru_cache(maxsize=4)
+def edge_masks(side: int, size: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a window that begins at each top, and at each left, sees: uint8 [places, side * side], 0 beyond an edge."""
+    at = np.arange(-padding, side + padding - size + 1)[:, None] + np.arange(side)
+    inside = np.where((at >= 0) & (at < side), np.uint8(255), np.uint8(0))
+    return np.repeat(inside, side, axis=1), np.tile(inside, (1, side))
 
 
 def index_windows(x: Tensor, size: int, padding: int, tops: Tensor, lefts: Tensor, flip: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ class LabelledImages(Dataset[LabelledBatch]):
     def __getitem__(self, indices: np.ndarray) -> LabelledBatch:
         """The batch of the samples `indices` [n]: uint8 [n, c, canvas, canvas], class indices [n], positions [n]."""
         index = torch.from_numpy(indices)
-        return LabelledBatch(self.images.canvases(self.positions[index]), self.labels[index], index)
+        positions, labels = (values.index_select(0, index) for values in (self.positions, self.labels))
+        return LabelledBatch(self.images.canvases(positions), labels, index)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class UnlabelledImages(Dataset[UnlabelledBatch]):
     def __getitem__(self, indices: np.ndarray) -> UnlabelledBatch:
         """The batch of the samples `indices` [n]: uint8 [n, c, canvas, canvas], positions [n]."""
         index = torch.from_numpy(indices)
-        return UnlabelledBatch(self.images.canvases(self.positions[index]), index)
+        return UnlabelledBatch(self.images.canvases(self.positions.index_select(0, index)), index)
 
 
 class BatchLoader(DataLoader[Any]):

@@ -26,9 +26,11 @@ class View:
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.num_classes = num_classes
-        mean, std = (np.array(values).reshape(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-        self.scale = torch.from_numpy((1 / (255 * std)).astype(np.float32))  # [c, 1, 1]
-        self.shift = torch.from_numpy((-mean / std).astype(np.float32))
+        mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
+        self.scale, self.shift = (
+            torch.from_numpy(values.astype(np.float32)).view(-1, 1, 1).repeat(1, preprocessing.size, preprocessing.size)
+            for values in (1 / (255 * std), -mean / std)
+        )  # [c, size, size]
 
     def train(self, batch: LabelledBatch, generator: Generator) -> LabelledBatch:
         """Random views [n, c, size, size] of canvases uint8 [n, c, canvas, canvas]; every draw is from `generator`.

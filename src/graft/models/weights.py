@@ -72,6 +72,17 @@ def read_weights(spec: str, backbone: Backbone) -> WeightsFile:
     )
 
 
+def has_folded_norms(backbone: Backbone) -> bool:
+    """Whether all norm layers with running statistics have a mean of 0 and a variance of 1.
+
+    So have those that are folded into the layers before them for inference: with statistics of data they would
+    normalise again what is normalised already, and nothing but the shift and scale of the fold would remain.
+    """
+    buffers = dict(backbone.named_buffers())
+    means, variances = ([b for name, b in buffers.items() if name.endswith(f"running_{m}")] for m in ("mean", "var"))
+    return bool(variances) and not any(map(torch.any, means)) and all((v - 1).abs().max() < 1e-3 for v in variances)
+
+
 def load_weights(backbone: Backbone, state: Mapping[str, Tensor], reinitialise: Sequence[str] = ()) -> WeightReport:
     """Load `state`, under the backbone's own names or the native ones, and say where every key went.
 

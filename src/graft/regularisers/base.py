@@ -1,19 +1,21 @@
 """What every regulariser says of itself and is given, and all regularisers of a stage as one module."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from graft.batch import LabelledBatch
 from graft.data.domain import Domain
 from graft.errors import UserError
-from graft.features import Inference
+from graft.features import Inference, view_of
 from graft.models.backbones.base import SequentialBackbone
 from graft.models.heads.linear import LinearHead
 from graft.models.network import Network
@@ -28,6 +30,8 @@ Need = Literal[
     "source_head",  # the head that the source stage trained on that backbone
     "starting_network",  # in every step, the outputs of the network as the stage began
     "layer_groups",  # in every step, the outputs of the backbone's layer groups
+    "second_view",  # in every step, another training view of the same images
+    "source_val",  # validation samples of the source
     "trained_features",  # some phase trains what makes the features
     "one_label_each",  # no mixture of images
     "plain_gradients",  # an optimizer that takes one gradient a step, of a loss that is not scaled
@@ -50,6 +54,8 @@ class Step(NamedTuple):
     outputs: Outputs
     trace: Trace
     start: Trace | None  # of the network as the stage began, on the same views and in eval mode
+    second: Tensor | None = None  # another view of the same images, as the backbone's layer group `cut` is given it
+    cut: int = 0  # layer groups of the backbone that the data have been through
 
 
 @dataclass(frozen=True)
@@ -86,20 +92,25 @@ class Term(nn.Module):
 
 
 class Fixed(nn.Module):
-    """Copies of tensors that follow the module's device and are in no checkpoint."""
+    """Copies of tensors that follow the module's device and type, and are in no checkpoint.
+
+    They are no buffers, which a callback that averages weights would average, and so round, too.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.names = tuple(tensors)
-        for index, tensor in enumerate(tensors.values()):
-            self.register_buffer(str(index), tensor.detach().clone(), persistent=False)
+        self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
-    def items(self) -> Iterator[tuple[str, Tensor]]:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Fixed":
+        self.tensors = {name: fn(tensor) for name, tensor in self.tensors.items()}
+        return super()._apply(fn, recurse)
+
+    def items(self) -> Iterable[tuple[str, Tensor]]:
         """Names and tensors."""
-        return zip(self.names, self.buffers(), strict=True)
+        return self.tensors.items()
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.get_buffer(str(self.names.index(name)))
+        return self.tensors[name]
 
 
 class Regulariser:
@@ -159,6 +170,13 @@ def matching_groups(pattern: str, network: Network) -> list[str]:
     return found
 
 
+def some_images(domain: Domain, num_images: int, how: Inference) -> LabelledBatch:
+    """The evaluation view of training images, at most so many, drawn without repetition and the same at every call."""
+    positions = np.random.default_rng(0).permutation(domain.sizes["train"])[:num_images]
+    batch = domain.datasets["train"][positions]
+    return batch._replace(x=view_of(domain, batch, how), y=batch.y.to(how.device))
+
+
 def full_precision(tensor: Tensor) -> Tensor:
     """The tensor in float32 at least."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -172,6 +190,7 @@ class Regularisation(nn.Module):
         self.regularisers = dict(regularisers)
         needs = frozenset().union(*(regulariser.needs for regulariser in regularisers.values()))
         self.records_groups = "layer_groups" in needs
+        self.wants_second_view = "second_view" in needs
         # In a list, so that it is no part of this module: not trained, in no checkpoint, always in eval mode.
         self.starting_network = [beginning.network] if "starting_network" in needs else []
         terms = {name: regulariser.begin(beginning) for name, regulariser in regularisers.items()}

@@ -1,11 +1,11 @@
 """EWC: elastic weight consolidation, weighted by what mattered on the source."""
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.nn.functional import log_softmax
 
 from graft import __version__
 from graft.errors import UserError
+from graft.features import Inference, in_eval_mode
 from graft.models.adapters.base import adapter_settings
 from graft.models.backbones.base import Backbone
 from graft.models.heads.linear import LinearHead
@@ -30,6 +31,7 @@ from graft.regularisers.base import (
     check_weights,
     full_precision,
     matching_groups,
+    some_images,
 )
 from graft.strategies.phases import ResolvedPhase
 
@@ -100,11 +102,12 @@ class EWC(Regulariser):
         origin = beginning.required_origin()
         chosen = set(matching_groups(self.groups, beginning.network))
         start = {name: p for name, group, p in beginning.network.named_group_parameters() if group in chosen}
-        by_identity = {id(p): f for p, f in zip(*self._fisher_of(beginning.network.backbone, origin), strict=True)}
+        found = self._fisher_of(beginning.network.backbone, origin, beginning.how)
+        by_identity = {id(p): f for p, f in zip(*found, strict=True)}
         fisher = {name: by_identity[id(parameter)] for name, parameter in start.items()}
         return _EWCTerm(self.weight, Fixed(start), Fixed(fisher))
 
-    def _fisher_of(self, backbone: Backbone, origin: Origin) -> tuple[list[Tensor], list[Tensor]]:
+    def _fisher_of(self, backbone: Backbone, origin: Origin, how: Inference) -> tuple[list[Tensor], list[Tensor]]:
         """The backbone's parameters, and the diagonal for each; from the store if it is there."""
         names = dict(backbone.named_parameters())
         key = content_hash(
@@ -116,23 +119,17 @@ class EWC(Regulariser):
                 "num_samples": self.num_samples,
             }
         )
-        with origin.store.held(KIND, key, lambda folder: self._write(folder, backbone, origin)) as folder:
+        with origin.store.held(KIND, key, lambda folder: self._write(folder, backbone, origin, how)) as folder:
             fisher = load_file(folder / FILE)
         return list(names.values()), [fisher[name] for name in names]
 
-    def _write(self, folder: Path, backbone: Backbone, origin: Origin) -> None:
-        backbone.requires_grad_(True)
-        fisher = fisher_diagonal(backbone, origin.head, self._images(origin, next(backbone.parameters()).dtype))
-        backbone.requires_grad_(False)
-        save_file({name: tensor.float().contiguous() for name, tensor in fisher.items()}, folder / FILE)
-
-    def _images(self, origin: Origin, dtype: torch.dtype) -> Iterable[Tensor]:
-        """Images [1, c, h, w] of the source's training set, in the evaluation view, drawn without repetition."""
-        domain = origin.domain
-        domain.begin(seed=0, first_epoch=0, augment=False)
-        order = np.random.default_rng(0).permutation(domain.sizes["train"])
-        for position in order[: self.num_samples]:
-            yield domain.view.evaluate(domain.datasets["train"][np.array([position])].x).to(dtype)
+    def _write(self, folder: Path, backbone: Backbone, origin: Origin, how: Inference) -> None:
+        images = some_images(origin.domain, self.num_samples, how).x
+        with in_eval_mode(backbone, how.device):
+            backbone.requires_grad_(True)
+            fisher = fisher_diagonal(backbone, deepcopy(origin.head).to(images), images.split(1))
+            backbone.requires_grad_(False)
+        save_file({name: tensor.float().cpu().contiguous() for name, tensor in fisher.items()}, folder / FILE)
 
 
 class _EWCTerm(Term):

@@ -23,7 +23,7 @@ class FeatureDistillation(Regulariser):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"source_weights", "starting_network", "trained_features"})
 
-    weight: float = 0.01
+    weight: float = 0.0003
 
     def __post_init__(self) -> None:
         check_weights(weight=self.weight)

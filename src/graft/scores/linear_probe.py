@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graft.errors import UserError
 from graft.models.heads.ridge import principal_axes
-from graft.probes import logistic_path
+from graft.probes import folds_of, logistic_path
 from graft.scores.base import class_indices, double
 
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)
@@ -49,12 +49,3 @@ def standardised(x: Tensor) -> Tensor:
     size = x.square().mean().sqrt()
     x = x / torch.where(size > 0, size, 1.0)
     return principal_axes(x).scores if len(x) < x.shape[1] else x
-
-
-def folds_of(labels: Tensor, num_folds: int) -> Tensor:
-    """The fold [n] of each sample, the same at every call: drawn at random, classes [n] spread over all folds."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    folds = torch.empty_like(labels)
-    folds[by_class] = torch.arange(len(labels)) % num_folds
-    return folds

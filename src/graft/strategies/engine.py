@@ -61,6 +61,12 @@ def train_modes(network: Network, phase: ResolvedPhase) -> dict[nn.Module, bool]
     return modes
 
 
+def uses_data_statistics(network: Network, phase: ResolvedPhase) -> bool:
+    """Whether any norm layer normalises by what the phase's data give it, rather than by what it was loaded with."""
+    by_batch = any(mode and has_statistics(module) for module, mode in train_modes(network, phase).items())
+    return by_batch or phase.recalibrate
+
+
 def set_train_modes(modes: Mapping[nn.Module, bool]) -> None:
     """Put every module into its mode; to be repeated after anything that changes modes."""
     for module, mode in modes.items():

@@ -120,6 +120,7 @@ class Strategy:
     # What <groups> stands for: layer groups by name or position, or "auto": the one with the largest gradient relative
     # to its weights as the stage begins (Lee et al., ICLR 2023).
     groups: Sequence[str | int] | Literal["auto"] = ()
+    norm_statistics: str | None = None  # of all phases, whatever each says for itself
     parsed: tuple[Phase, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -128,6 +129,8 @@ class Strategy:
             parsed = tuple(parse_phase(setting, index) for index, setting in enumerate(self.phases))
             _check_ends(parsed)
             _check_groups(self.groups, parsed)
+            if self.norm_statistics is not None:
+                parsed = tuple(replace(phase, norm_statistics=self.norm_statistics) for phase in parsed)
         except UserError as error:
             raise UserError(f"strategy {self.name!r}: {error}") from None
         object.__setattr__(self, "parsed", parsed)
