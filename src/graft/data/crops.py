@@ -50,10 +50,10 @@ def random_crop(x: Tensor, size: int, padding: int, flip: Tensor, generator: Gen
         return lambda piece, out: write(
             index_windows(x[piece], size, padding, tops[piece], lefts[piece], flip[piece]), out
         )
-    pixels, down, right, mirrored = x.numpy(), tops.numpy(), lefts.numpy(), flip.numpy()
+    down, right, mirrored = tops.numpy(), lefts.numpy(), flip.numpy()
 
     def cut(piece: slice, out: Tensor) -> None:
-        crops = slide_windows(pixels[piece], size, padding, down[piece], right[piece], mirrored[piece])
+        crops = slide_windows(x[piece].numpy(), size, padding, down[piece], right[piece], mirrored[piece])
         write(torch.from_numpy(crops), out)
 
     return cut
