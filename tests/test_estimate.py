@@ -1,17 +1,18 @@
 """What `graft plan` predicts, with the stop-watch in our hands."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import network, stage, tiny_domain, training, write_arrays
+from builders import network, stage, strategy, tiny_domain, training, write_arrays
 
 from graft.build.assembly import build_experiment
 from graft.cli.commands.plan import cost_lines
 from graft.cli.compose import compose, hydra_application
-from graft.estimate import Cost, Work, estimate_run, phase_seconds, phase_work
+from graft.estimate import Cost, Work, estimate_run, num_choosing, num_recalibrated, phase_seconds, phase_work
 from graft.experiment import Experiment
 from graft.features import FeatureCache
 from graft.pipeline import run
@@ -49,6 +50,21 @@ def test_a_phase_is_its_batches_and_epochs() -> None:
 def test_features_are_computed_once(from_features: bool, solved: bool, looks: int) -> None:
     times = Times(0.0, 0.0, 0.0, inference=0.5, from_features=from_features)
     assert phase_seconds(times, Work(7, 3, 1, images=10, solved=solved)) == looks * 5.0
+
+
+def test_recalibration_sends_the_images_half_the_way_for_each_layer(tmp_path: Path) -> None:
+    domain, net = tiny_domain(tmp_path), network("resnet20")  # 48 train, 19 norm layers
+    [phase] = strategy("adabn").resolve(net, 3)
+    assert num_recalibrated(net, domain, phase) == 48 * 19 / 2
+    assert num_recalibrated(net, domain, replace(phase, recalibrate=False)) == 0
+    work = Work(0, 0, 0, images=0, recalibrated=10.0)
+    assert phase_seconds(Times(0.0, 0.0, 0.0, inference=0.5), work) == 5.0
+
+
+def test_choosing_groups_takes_gradients_of_some_batches(tmp_path: Path) -> None:
+    domain, net = tiny_domain(tmp_path, batch_size=2), network()
+    assert num_choosing(training("surgical_auto"), net, domain) == 3 * 16 * 2
+    assert num_choosing(training("surgical"), net, domain) == 0
 
 
 @pytest.mark.parametrize(("limit", "batches"), [(None, 3), (2, 2), (0.5, 1)])

@@ -11,6 +11,7 @@ from graft.data.domain import Domain
 from graft.features import Inference
 from graft.gradients import relative_gradient_norms
 from graft.objectives.supervised import CrossEntropy
+from graft.records.files import atomic_write_json, read_json
 from graft.stage import GROUPS, Fitted, fit_stage
 
 CPU = Inference(torch.device("cpu"))
@@ -72,6 +73,10 @@ def test_the_largest_is_tuned_and_resumes_bit_equal(
         fit(tmp_path / "b", domain, Interrupt())
     monkeypatch.setattr("graft.stage.relative_gradient_norms", lambda *_: pytest.fail("measured again"))
     assert (tmp_path / "b" / GROUPS).exists()
+    found = read_json(tmp_path / "b" / GROUPS)
+    atomic_write_json(tmp_path / "b" / GROUPS, found | {"seconds": 1000.0 + found["seconds"]})
     resumed = fit(tmp_path / "b", domain)
+    assert undisturbed.solving_seconds > 0
+    assert resumed.solving_seconds > 1000  # the measuring is part of the stage also where it was done before
     assert resumed.chosen == undisturbed.chosen
     assert all(torch.equal(resumed.last[name], tensor) for name, tensor in undisturbed.last.items())

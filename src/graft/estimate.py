@@ -10,7 +10,8 @@ from graft.data.datasets import EpochSampler
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
 from graft.features import FeatureCache
-from graft.keys import stage_key
+from graft.gradients import NUM_BATCHES
+from graft.learning_rate import NUM_STEPS, known_rate
 from graft.models.heads.linear import LinearHead
 from graft.models.network import Network
 from graft.numerics import settle
@@ -18,6 +19,7 @@ from graft.outcome import Start
 from graft.pipeline import (
     baseline_training,
     load_domains,
+    source_key,
     source_network,
     target_key,
     target_network,
@@ -27,6 +29,7 @@ from graft.records.store import Store
 from graft.regularisers.base import Origin
 from graft.stage import Stage
 from graft.strategies.phases import ResolvedPhase
+from graft.strategies.rules import has_statistics
 from graft.trial import Memory, Patient, Times, Trial, small_part
 
 
@@ -39,6 +42,7 @@ class Work:
     val_batches: int  # an epoch
     images: int  # of the train and val splits, each counted for every fixed view of it
     solved: bool = False  # a closed form looks at every image before the first epoch
+    recalibrated: float = 0.0  # images that go through the backbone for its norm statistics
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def phase_seconds(times: Times, work: Work) -> float:
     """Seconds that a phase takes."""
     an_epoch = work.train_batches * times.step + work.val_batches * times.validation + times.epoch
     looks = int(times.from_features) + int(work.solved)
-    return work.epochs * an_epoch + looks * work.images * times.inference
+    return work.epochs * an_epoch + (looks * work.images + work.recalibrated) * times.inference
 
 
 def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list[Cost]:
@@ -83,8 +87,8 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
     target = experiment.target
     source, pretrain = experiment.source, experiment.pretrain
     if transfer.strategy.initialize == "source" and source is not None:
-        start = weights.sha256 if weights else None
-        key = stage_key(experiment, pretrain, experiment.config["pretrain"], source, start)
+        pretrain = at_known_rate(pretrain, source_key(experiment, pretrain, weights), store)
+        key = source_key(experiment, pretrain, weights)
         if store.entry("backbone", key) is not None:
             costs.append(Cost("pretraining", 0.0, in_store=True))
         else:
@@ -93,7 +97,8 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
     stages = {"transfer": transfer}
     stages |= {f"baseline {name}": baseline_training(experiment, name) for name in experiment.baselines}
     for name, training in stages.items():
-        key = target_key(experiment, training, Start("scratch"), None)
+        first_key = target_key(experiment, training, Start("scratch"), None)
+        key = target_key(experiment, at_known_rate(training, first_key, store), Start("scratch"), None)
         itself = training == transfer and transfer.strategy.initialize == "scratch"
         if name != "transfer" and (itself or store.entry("baseline", key) is not None):
             costs.append(Cost(name, 0.0, in_store=True))
@@ -102,6 +107,12 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
             origin = trial_origin(experiment) if training.regularisers and source is not None else None
             costs.append(stage_cost(name, training, network, target, measure, experiment.features_limit, origin))
     return costs
+
+
+def at_known_rate(training: Training, key: str, store: Store) -> Training:
+    """The training at the rate that was found for the stage with this key, where it is open and was found before."""
+    search = known_rate(key, store) if training.lr == "auto" else None
+    return training if search is None or search["lr"] is None else training.with_lr(search["lr"], search)
 
 
 def trial_origin(experiment: Experiment) -> Origin:
@@ -123,7 +134,9 @@ def stage_cost(
 ) -> Cost:
     """Try every phase on a small part of the domain and reckon up what the whole takes, scoring on test and val too."""
     seconds, memories, inference = 0.0, [], 0.0
-    part = small_part(domain)
+    part, searching = small_part(domain), training.lr == "auto"
+    if searching:
+        training = training.with_lr(0.0)
     with TemporaryDirectory() as folder:
         # As much of the limit as is this part's, so that it caches what the whole would.
         limit = features_limit * part.sizes["train"] // domain.sizes["train"]
@@ -133,15 +146,21 @@ def stage_cost(
         stage = Stage("trial", "trial", training, part, None, training.seed, Path(folder), None, cache, origin)
         for phase in training.strategy.resolve(network, training.max_epochs):
             solved = bool(network.solved_names())
-            if not (phase.trained_names or solved):
+            if not (phase.trained_names or solved or phase.recalibrate):
                 continue
             trial = measure(stage, network, phase)
-            work = phase_work(training, domain, phase, solved)
+            work = replace(
+                phase_work(training, domain, phase, solved), recalibrated=num_recalibrated(network, domain, phase)
+            )
             seconds += phase_seconds(trial.times, work)
+            if searching and phase.trained_names:
+                seconds += NUM_STEPS * trial.times.step
+                searching = False
             inference = trial.times.inference
             memories.append(trial.memory)
     scoring = inference * (domain.sizes["test"] + domain.sizes["val"])
-    return Cost(name, seconds + scoring, memory=max(memories, key=lambda memory: memory.total, default=None))
+    choosing = inference * num_choosing(training, network, domain)
+    return Cost(name, seconds + scoring + choosing, memory=max(memories, key=lambda memory: memory.total, default=None))
 
 
 def phase_work(training: Training, domain: Domain, phase: ResolvedPhase, solved: bool) -> Work:
@@ -153,6 +172,23 @@ def phase_work(training: Training, domain: Domain, phase: ResolvedPhase, solved:
     epochs = phase.max_epochs if phase.trained_names else 0
     views = max(1, training.augmented_views) if phase.augment and domain.augmentation is not None else 1
     return Work(epochs, train, val, views * domain.sizes["train"] + domain.sizes["val"], solved)
+
+
+def num_recalibrated(network: Network, domain: Domain, phase: ResolvedPhase) -> float:
+    """Images that go through the backbone for `recalibrate`: all of them up to each layer, half the way on average."""
+    if not phase.recalibrate:
+        return 0.0
+    return domain.sizes["train"] * sum(map(has_statistics, network.backbone.modules())) / 2
+
+
+def num_choosing(training: Training, network: Network, domain: Domain) -> int:
+    """Images that go through the backbone to choose the strategy's groups: all to solve a closed form, some for
+    gradients, which cost three times as much.
+    """
+    if training.strategy.groups != "auto":
+        return 0
+    num_train = domain.sizes["train"]
+    return 3 * min(NUM_BATCHES * domain.batch_size, num_train) + bool(network.solved_names()) * num_train
 
 
 def num_batches(domain: Domain, split: str) -> int:

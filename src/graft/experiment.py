@@ -38,6 +38,7 @@ class Training:
     max_epochs: int
     seed: int
     callbacks: Callable[[], list[Callback]]  # fresh ones for each fit
+    search: Mapping[str, Any] = field(default_factory=dict)  # how the learning rate was found where it was "auto"
     augmented_views: int = 0  # fixed ones of each image for phases that freeze a prefix and augment; 0: random ones
     regularisers: Mapping[str, Regulariser] = field(default_factory=dict)  # terms beside the objective's, by name
 
@@ -49,6 +50,16 @@ class Training:
         if "weight_decay" not in getattr(self.optimizer, "keywords", {}):
             return self.optimizer
         return partial(self.optimizer, weight_decay=0.0)
+
+    @property
+    def lr(self) -> float | str:
+        """The optimiser's learning rate, or "auto" until a range test has found it."""
+        value: float | str = getattr(self.optimizer, "keywords", {})["lr"]
+        return value
+
+    def with_lr(self, lr: float, search: Mapping[str, Any] | None = None) -> "Training":
+        """The same at another learning rate, with what is known of how it was found."""
+        return replace(self, optimizer=partial(self.optimizer, lr=lr), search=search or {})
 
     def plain_trainer(self) -> Trainer:
         """The user's trainer without anything that shows or writes: for its device and precision."""

@@ -16,6 +16,7 @@ class Start:
     source_head: dict[str, Tensor] = field(default_factory=dict)
     source_scores: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    search: dict[str, Any] = field(default_factory=dict)  # for the learning rate, where it was "auto"
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,5 @@ class Outcome:
     trainable_parameters: int
     num_parameters: int
     chosen: dict[str, Any] = field(default_factory=dict)  # what the strategy chose by itself, and why
+    # For the learning rate, where it was "auto"; not in the store, which runs share that give the same rate by hand.
+    search: dict[str, Any] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from graft.evaluation import evaluate
 from graft.experiment import Experiment, Training
 from graft.features import FeatureCache
 from graft.keys import stage_key
+from graft.learning_rate import find_rate, known_rate
 from graft.models.adapters.base import Adapter, merged
 from graft.models.adapters.saved import save_adapter
 from graft.models.backbones.base import Backbone
@@ -48,6 +49,7 @@ from graft.regularisers.base import Origin
 from graft.stage import Fitted, Stage, fit_stage, num_trained
 from graft.strategies.engine import uses_data_statistics
 from graft.strategies.plan import plan_table
+from graft.strategies.written import written_out
 from graft.summary import describe_adapter, describe_run
 from graft.transferred import compare_with_start
 
@@ -66,10 +68,12 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     record = open_record(experiment, folder)
     experiment, record["numerics"] = settle(experiment, lambda: target_network(experiment), store)
     start = pretrain(experiment, weights, store, folder)
-    network, outcome = transfer(experiment, start, store, folder)
+    training = found_rate(experiment, experiment.transfer, start, "transfer", experiment.adapter)
+    tuned = replace(experiment, transfer=training)
+    network, outcome = transfer(tuned, start, store, folder)
     source_after = source_after_transfer(experiment, start, network)
     transferred = what_was_transferred(experiment, start, network, source_after)
-    after = after_transfer(experiment, start, network, folder)
+    after = after_transfer(tuned, start, network, folder)
     baselines = {name: baseline(experiment, name, store, folder) for name in experiment.baselines}
     device = experiment.transfer.device
     described = describe_run(
@@ -78,7 +82,7 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     record |= without_nan(described | {"transferred": transferred, "after": after})
     record["adapter"] = describe_adapter(network, outcome.trainable_parameters)
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
-    show_in_logger(experiment, folder, record)
+    show_in_logger(tuned, folder, record)
     record = end_record(record, "done")
     write_record(folder, record)
     return record
@@ -147,18 +151,27 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
     """The weights that transfer starts from: none, a file's, or those of the source stage (trained once for all)."""
     if experiment.transfer.strategy.initialize == "scratch":
         return Start("scratch")
-    source, training = experiment.source, experiment.pretrain
+    source = experiment.source
     if source is None:
         assert weights is not None
         network = target_network(experiment)
         load_weights(network.backbone, weights.state, experiment.reinitialise)
         return Start(weights.origin, weights.sha256, network.backbone.state_dict())
-    key = stage_key(experiment, training, experiment.config["pretrain"], source, weights.sha256 if weights else None)
 
-    def fill(entry: Path) -> None:
-        network = source_network(experiment, training.seed)
+    def new_network() -> Network:
+        network = source_network(experiment, experiment.pretrain.seed)
         if weights is not None:
             load_weights(network.backbone, weights.state, experiment.reinitialise)
+        return network
+
+    key = source_key(experiment, experiment.pretrain, weights)
+    quiet = replace(experiment, logger=None)
+    with open_stage(quiet, "pretrain", key, experiment.pretrain, source, Path()) as stage:
+        training = searched(stage, new_network, store)
+    key = source_key(experiment, training, weights)
+
+    def fill(entry: Path) -> None:
+        network = new_network()
         with open_stage(experiment, "pretrain", key, training, source, folder) as stage:
             fitted = fit_stage(stage, network)
         test = evaluate(network, source, "test", training.device)
@@ -173,16 +186,48 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
     outcome = json.loads((entry / "outcome.json").read_text())
     say("pretrain", source, outcome["scores"]["accuracy"], outcome["seconds"], known)
     backbone, head = (load_file(entry / name) for name in ("backbone.safetensors", "head.safetensors"))
-    return Start("source", key, backbone, head, outcome["scores"], outcome["seconds"])
+    return Start("source", key, backbone, head, outcome["scores"], outcome["seconds"], dict(training.search))
+
+
+def source_key(experiment: Experiment, training: Training, weights: WeightsFile | None) -> str:
+    """The content hash of the source stage."""
+    assert experiment.source is not None
+    settings = experiment.config["pretrain"]
+    settings = settings | {"optimizer": optimizer_settings(settings["optimizer"], training)}
+    return stage_key(experiment, training, settings, experiment.source, weights.sha256 if weights else None)
+
+
+def found_rate(
+    experiment: Experiment, training: Training, start: Start, name: str, adapter: Adapter | None = None
+) -> Training:
+    """The training of a target stage at the learning rate that a range test suggests, where it is `auto`."""
+    key = target_key(experiment, training, start, adapter)
+    with open_stage(replace(experiment, logger=None), name, key, training, experiment.target, Path()) as stage:
+        stage = replace(stage, origin=origin_of(experiment, start))
+        return searched(stage, lambda: starting_network(experiment, start, adapter), Store(experiment.store))
+
+
+def searched(stage: Stage, new_network: Callable[[], Network], store: Store) -> Training:
+    """The stage's training at the learning rate that is found for it, where it is `auto`."""
+    training = stage.training
+    if training.lr != "auto":
+        return training
+    known = known_rate(stage.key, store) is not None
+    search = find_rate(stage, new_network, store)
+    lr, spent = search["lr"], time_spent(search["seconds"], known)
+    rate = f"no learning rate: {search['reason']}" if lr is None else f"learning rate {lr:g}"
+    log.info("%-10s %-16s %s   %s", stage.name, stage.domain.name, rate, spent)
+    return replace(training, search=search) if lr is None else training.with_lr(lr, search)
 
 
 def transfer(experiment: Experiment, start: Start, store: Store, folder: Path) -> tuple[Network, Outcome]:
     """The target stage: a new head (and mapping) on the starting weights, under the strategy."""
-    network, key, outcome = fit_target(experiment, experiment.transfer, start, "transfer", folder, experiment.adapter)
+    training = experiment.transfer
+    network, key, outcome = fit_target(experiment, training, start, "transfer", folder, experiment.adapter)
     save_network(network, folder / "weights", preprocessing_of(experiment.target))
     if start.origin == "scratch":
         store.get_or_make("baseline", key, lambda entry: atomic_write_json(entry / "outcome.json", asdict(outcome)))
-    return network, outcome
+    return network, replace(outcome, search=dict(training.search))
 
 
 def save_network(network: Network, folder: Path, metadata: dict[str, str]) -> None:
@@ -202,7 +247,7 @@ def save_network(network: Network, folder: Path, metadata: dict[str, str]) -> No
 
 def baseline(experiment: Experiment, name: str, store: Store, folder: Path) -> Outcome:
     """The same target, labels, budget and head under another strategy from scratch; trained once for all runs."""
-    training = baseline_training(experiment, name)
+    training = found_rate(experiment, baseline_training(experiment, name), Start("scratch"), name)
     key = target_key(experiment, training, Start("scratch"), None)
 
     def fill(entry: Path) -> None:
@@ -215,7 +260,7 @@ def baseline(experiment: Experiment, name: str, store: Store, folder: Path) -> O
     outcome = Outcome(**json.loads((entry / "outcome.json").read_text()))
     if known:
         say(name, experiment.target, selected(outcome, experiment)["accuracy"], outcome.seconds, known)
-    return outcome
+    return replace(outcome, search=dict(training.search))
 
 
 def fit_target(
@@ -223,11 +268,7 @@ def fit_target(
 ) -> tuple[Network, str, Outcome]:
     """Train a network on the target and score it under both selection rules; returns the selected network."""
     target = experiment.target
-    network = target_network(experiment)
-    if start.backbone:
-        network.backbone.load_state_dict(start.backbone)
-    if adapter is not None:
-        network = adapted(experiment, network, adapter)
+    network = starting_network(experiment, start, adapter)
     key = target_key(experiment, training, start, adapter)
     with open_stage(experiment, name, key, training, target, folder) as stage:
         fitted = fit_stage(replace(stage, origin=origin_of(experiment, start)), network)
@@ -235,6 +276,14 @@ def fit_target(
     network.load_state_dict(fitted.best if experiment.selection == "best_val" else fitted.last)
     say(name, target, selected(outcome, experiment)["accuracy"], outcome.seconds)
     return network, key, outcome
+
+
+def starting_network(experiment: Experiment, start: Start, adapter: Adapter | None) -> Network:
+    """The target network on the starting weights, with the adapter if there is one."""
+    network = target_network(experiment)
+    if start.backbone:
+        network.backbone.load_state_dict(start.backbone)
+    return network if adapter is None else adapted(experiment, network, adapter)
 
 
 def target_key(experiment: Experiment, training: Training, start: Start, adapter: Adapter | None) -> str:
@@ -405,7 +454,7 @@ def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any])
     settings = {name: record[name] for name in ("source", "target", "backbone", "strategy", "objective", "seed")}
     settings |= {"adapter": record["adapter"]["kind"] if record["adapter"] else "none"}
     settings |= {"labels_per_class": experiment.config["target"].get("labels_per_class") or "all"}
-    settings |= {"lr": experiment.config["optimizer"]["lr"], "max_epochs": experiment.transfer.max_epochs}
+    settings |= {"lr": experiment.transfer.lr, "max_epochs": experiment.transfer.max_epochs}
     metrics = {name: value for name, value in record["metrics"].items() if value is not None}
     metrics |= {
         f"baseline/{name}": value["metrics"]["target/test/accuracy"] for name, value in record["baselines"].items()
@@ -437,8 +486,14 @@ def peak_memory(device: torch.device) -> int:
 
 def target_settings(experiment: Experiment, training: Training) -> dict[str, Any]:
     """The plain settings that shape the target stage beside its strategy."""
-    settings = {name: experiment.config[name] for name in ("objective", "optimizer", "scheduler", "head", "mapping")}
+    settings = {name: experiment.config[name] for name in ("objective", "scheduler", "head", "mapping")}
+    settings["optimizer"] = optimizer_settings(experiment.config["optimizer"], training)
     return settings | {"regulariser": experiment.config["regulariser"] if training.regularisers else {}}
+
+
+def optimizer_settings(settings: dict[str, Any], training: Training) -> dict[str, Any]:
+    """The optimiser's settings at the rate that is trained with, given by hand or found."""
+    return settings | {"lr": training.lr}
 
 
 def preprocessing_of(domain: Domain) -> dict[str, str]:
@@ -455,8 +510,16 @@ def selected(outcome: Outcome, experiment: Experiment) -> dict[str, Any]:
 
 def say(stage: str, domain: Domain, accuracy: float, seconds: float, from_store: bool = False) -> None:
     """One line for a finished stage."""
-    time_spent = "from the store" if from_store else f"{seconds:.1f} s"
-    log.info("%-10s %-16s test accuracy %.4f   %s", stage, domain.name, accuracy, time_spent)
+    log.info("%-10s %-16s test accuracy %.4f   %s", stage, domain.name, accuracy, time_spent(seconds, from_store))
+
+
+def time_spent(seconds: float, from_store: bool) -> str:
+    """Seconds in words.
+
+    >>> time_spent(1.25, False), time_spent(1.25, True)
+    ('1.2 s', 'from the store')
+    """
+    return "from the store" if from_store else f"{seconds:.1f} s"
 
 
 def plan(experiment: Experiment) -> list[dict[str, Any]]:
@@ -464,7 +527,8 @@ def plan(experiment: Experiment) -> list[dict[str, Any]]:
     network, training = planned_network(experiment), experiment.transfer
     phases = training.strategy.resolve(network, training.max_epochs)
     settings = getattr(training.decaying_optimizer, "keywords", {})
-    return plan_table(network, phases, settings["lr"], settings.get("weight_decay") or 0.0)
+    lr = None if training.lr == "auto" else settings["lr"]
+    return plan_table(network, phases, lr, settings.get("weight_decay") or 0.0)
 
 
 def plan_adapter(experiment: Experiment) -> dict[str, Any] | None:
@@ -481,3 +545,9 @@ def planned_network(experiment: Experiment) -> Network:
     _, preprocessing = load_weights_file(experiment)
     experiment.target.load(preprocessing)
     return transfer_network(experiment)
+
+
+def written_plan(experiment: Experiment, name: str) -> dict[str, Any]:
+    """What `plan` shows, as the settings of a strategy called `name` (`strategies.written.written_out`)."""
+    training = experiment.transfer
+    return written_out(training.strategy, name, planned_network(experiment), training.max_epochs)

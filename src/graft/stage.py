@@ -3,8 +3,8 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from graft.callbacks.board import StageLogger, log_views
+from graft.callbacks.board import StageLogger, log_search, log_views
 from graft.callbacks.checkpoints import (
     BEST,
     BEST_OF_PHASE,
@@ -89,7 +89,7 @@ class Fitted:
     best: State  # ... after the epoch with the best validation accuracy
     history: list[dict[str, Any]]  # one row an epoch
     trainable_parameters: int  # the most that any phase trained
-    solving_seconds: float  # spent on closed forms, norm statistics and what regularisers begin with, outside epochs
+    solving_seconds: float  # outside epochs: `groups: auto`, closed forms, norm statistics, regularisers
     chosen: dict[str, Any] = field(default_factory=dict)  # what `groups: auto` was found to stand for, and why
 
     @property
@@ -136,18 +136,19 @@ class Stopwatch:
 def fit_stage(stage: Stage, network: Network) -> Fitted:
     """Train `network` in place, from the start or from the stage's last checkpoint."""
     stage.folder.mkdir(parents=True, exist_ok=True)
-    stage, chosen = settle_groups(stage, network)
+    stage, chosen, choosing_seconds = settle_groups(stage, network)
     training = stage.training
     phases = training.strategy.resolve(network, training.max_epochs)
     position = find_position(stage, network)
     history = position.history or []
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
-    solving = Stopwatch()
+    solving = Stopwatch(choosing_seconds)
     if training.regularisers and any(phase.trained_names for phase in phases):
         with solving:
             position.regularisation = begin_regularisation(stage, network, position)
     if stage.logger is not None and not history:
         log_views(stage.logger, stage.domain, stage.seed)
+        log_search(stage.logger, training.search)
     for index in range(position.phase_index, len(phases)):
         phases = replan(phases, index, num_epochs_before(history, index))
         apply_phase(network, phases[index])
@@ -155,10 +156,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
             if phases[index].start_from == "best":
                 go_back_to_best(stage, network, index - 1, position)
             with solving:
-                if phases[index].recalibrate:
-                    how = inference(training, training.plain_trainer(), network)
-                    recalibrate(network.backbone, stage.domain, how)
-                solve_closed_form(stage, network, None if trains_backbone(phases[index]) else stage.cache)
+                prepare_phase(stage, network, phases[index])
             if stage.keep_start and index == first_of_backbone(phases):
                 write_start(stage, network)
         if phases[index].trained_names and phases[index].max_epochs > 0:
@@ -174,8 +172,16 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     return Fitted(last, best, history, trainable_parameters, solving.seconds, chosen)
 
 
-def settle_groups(stage: Stage, network: Network) -> tuple[Stage, dict[str, Any]]:
-    """The stage with `groups: auto` replaced by the layer group of the largest relative gradient, and the figures.
+def prepare_phase(stage: Stage, network: Network, phase: ResolvedPhase) -> None:
+    """Norm statistics and closed forms as the phase begins with them."""
+    if phase.recalibrate:
+        how = inference(stage.training, stage.training.plain_trainer(), network)
+        recalibrate(network.backbone, stage.domain, how)
+    solve_closed_form(stage, network, None if trains_backbone(phase) else stage.cache)
+
+
+def settle_groups(stage: Stage, network: Network) -> tuple[Stage, dict[str, Any], float]:
+    """The stage with `groups: auto` replaced by the layer group of the largest relative gradient; figures and seconds.
 
     Measured once, on the network that the stage starts from, and written down: a stage that goes on keeps the choice.
 
@@ -184,18 +190,22 @@ def settle_groups(stage: Stage, network: Network) -> tuple[Stage, dict[str, Any]
     """
     strategy = stage.training.strategy
     if strategy.groups != "auto":
-        return stage, {}
+        return stage, {}, 0.0
     path = stage.folder / GROUPS
     found = read_json(path) if path.exists() else {}
     if found.get("key") != stage.key:
-        found = {"key": stage.key, "relative_gradient_norms": measure_groups(stage, network)}
+        measuring = Stopwatch()
+        with measuring:
+            norms = measure_groups(stage, network)
+        found = {"key": stage.key, "relative_gradient_norms": norms, "seconds": measuring.seconds}
         atomic_write_json(path, found)
     norms = found["relative_gradient_norms"]
     if not all(math.isfinite(norm) for norm in norms.values()):
         raise UserError(f"strategy {strategy.name!r}: groups=auto: gradients are not finite ({norms}); set groups")
     groups = [max(norms, key=norms.__getitem__)]
     training = replace(stage.training, strategy=replace(strategy, groups=groups))
-    return replace(stage, training=training), {"groups": groups, "relative_gradient_norms": norms}
+    chosen = {"groups": groups, "relative_gradient_norms": norms}
+    return replace(stage, training=training), chosen, found["seconds"]
 
 
 def measure_groups(stage: Stage, network: Network) -> dict[str, float]:
@@ -263,13 +273,37 @@ def fit_phase(
     position: Position,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Fit one phase and return the history so far and the optimiser's state by parameter name."""
-    training, phase = stage.training, phases[index]
+    phase = phases[index]
     steps_before = history[phase.first_epoch - 1]["step"] if phase.first_epoch else 0
     untouched = untouched_names(network, phases[: index + 1])
     keep_best = index + 1 < len(phases) and phases[index + 1].start_from == "best"
     trainer = make_trainer(stage, phase, history, steps_before, untouched, keep_best)
-    trainer.precision_plugin.convert_module(network)
     regularisation = position.regularisation
+    span = schedule_span(phases, index, history)
+    module, data = phase_module(stage, network, phases, index, span, trainer, regularisation)
+    module.carried_state = None if phase.restart else position.optimizer
+    with fitting(network, regularisation):
+        trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
+    # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
+    checkpoint = read_checkpoint(stage.folder / LAST)
+    network.load_state_dict(position.start | network_state(checkpoint))
+    if regularisation is not None:
+        restore_regularisation(regularisation, checkpoint)
+    return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
+
+
+def phase_module(
+    stage: Stage,
+    network: Network,
+    phases: tuple[ResolvedPhase, ...],
+    index: int,
+    span: Span,
+    trainer: Trainer,
+    regularisation: Regularisation | None,
+) -> tuple[GraftModule, Domain | FeatureDomain]:
+    """What trains the phase `index`, and the data that it is trained on, set to its order and views."""
+    training, phase = stage.training, phases[index]
+    trainer.precision_plugin.convert_module(network)
     if regularisation is not None:
         trainer.precision_plugin.convert_module(regularisation)
         if regularisation.starting_network and moved_prefix(network, phases, index):
@@ -283,24 +317,23 @@ def fit_phase(
         training.decaying_optimizer,
         training.schedule,
         data.view,
-        schedule_span(phases, index, history),
+        span,
         stable_seed(stage.seed, "steps"),
         regularisation,
     )
     module.cut = data.cut if isinstance(data, FeatureDomain) else 0
     module.stage_epochs = phases[-1].first_epoch + phases[-1].max_epochs
-    module.carried_state = None if phase.restart else position.optimizer
+    return module, data
+
+
+@contextmanager
+def fitting(network: Network, regularisation: Regularisation | None) -> Iterator[None]:
+    """The time of a fit: regularisers are attached to the network, and what Lightning always says is left out."""
     attached = regularisation.attached(network) if regularisation is not None else nullcontext()
     with warnings.catch_warnings(), attached:
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
-        trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
-    # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
-    checkpoint = read_checkpoint(stage.folder / LAST)
-    network.load_state_dict(position.start | network_state(checkpoint))
-    if regularisation is not None:
-        restore_regularisation(regularisation, checkpoint)
-    return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
+        yield
 
 
 def module_class(training: Training) -> Callable[..., GraftModule]:

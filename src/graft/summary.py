@@ -50,6 +50,7 @@ def describe_run(
         "reliability": outcome.scores[rule]["test"]["reliability"],
         "history": outcome.history,
         "chosen": outcome.chosen,
+        "learning_rates": searches(start, outcome, baselines),
     }
 
 
@@ -71,6 +72,13 @@ def describe_adapter(network: Network, trainable_parameters: int) -> dict[str, A
         "layers": list(adaptation.layers),
         "skipped": count_reasons(adaptation.skipped),
     }
+
+
+def searches(start: Start, outcome: Outcome, baselines: Mapping[str, Outcome]) -> dict[str, dict[str, Any]]:
+    """How the learning rate of each stage was found that left it open, by the stage's name."""
+    found = {"pretrain": start.search, "transfer": outcome.search}
+    found |= {name: baseline.search for name, baseline in baselines.items()}
+    return {name: search for name, search in found.items() if search}
 
 
 def flat_scores(scores: Mapping[str, Mapping[str, Any]], domain: str) -> dict[str, float]:
@@ -183,6 +191,7 @@ def describe_cost(start: Start, outcome: Outcome, baselines: Mapping[str, Outcom
         "pretrain_seconds": start.seconds,
         "fit_seconds": outcome.seconds,
         "baseline_seconds": sum(baseline.seconds for baseline in baselines.values()),
+        "search_seconds": sum(search["seconds"] for search in searches(start, outcome, baselines).values()),
         "steps": outcome.steps,
         "epochs": len(outcome.history),
         "trainable_parameters": outcome.trainable_parameters,

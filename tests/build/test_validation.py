@@ -16,6 +16,10 @@ def test_the_default_is_sound(composed: Composed) -> None:
     assert validate(composed()) == []
 
 
+def test_rates_may_be_left_open(composed: Composed) -> None:
+    assert validate(composed("optimizer.lr=auto", "pretrain.optimizer.lr=auto", "strategy=layer_decay")) == []
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -28,6 +32,10 @@ def test_the_default_is_sound(composed: Composed) -> None:
         (["+pretrain.max_epoch=3"], "pretrain.max_epoch: no such key; did you mean 'max_epochs'?"),
         (["+paths.date=3"], "paths.date: no such key; did you mean 'data'?"),
         (["selection=best"], "selection='best'; expected 'last' or 'best_val'"),
+        (["optimizer=lbfgs", "optimizer.lr=auto"], "optimizer.lr=auto: lbfgs searches the length of each step itself"),
+        (["optimizer@pretrain.optimizer=lbfgs", "pretrain.optimizer.lr=auto"], "pretrain.optimizer.lr=auto: lbfgs se"),
+        (["optimizer.lr=automatic"], "optimizer.lr='automatic'; expected a number"),
+        (["optimizer.weight_decay=auto"], "optimizer.weight_decay='auto'; expected a number"),
         (["name=a/b"], "name='a/b'; expected the name of a folder"),
         (["backbone.weights=3"], "backbone.weights=3; expected a text"),
         (["backbone.reinitialise=head"], "backbone.reinitialise='head'; expected a list of texts"),

@@ -13,7 +13,7 @@ from graft.records.record import write_record
 
 def row(**changes: Any) -> dict[str, Any]:
     values = {"phase": "probe", "first_epoch": 0, "epochs": 3, "plateau": False, "group": "head", "norm": None}
-    values |= {"num_parameters": 1850, "state": "trained", "lr": 0.0005, "weight_decay": 0.01}
+    values |= {"num_parameters": 1850, "state": "trained", "lr_scale": 0.5, "lr": 0.0005, "weight_decay": 0.01}
     return values | changes
 
 
@@ -22,8 +22,13 @@ def texts(rows: list[dict[str, Any]]) -> list[list[str]]:
     return [list(map(str, cells)) for cells in zip(*columns, strict=True)]
 
 
+def test_plan_of_a_rate_that_is_yet_to_be_found() -> None:
+    rows = [row(group=f"backbone.{scale}", lr=None, lr_scale=scale) for scale in (1.0, 0.65)]
+    assert [line[5] for line in texts(rows)] == ["auto", "0.65 x auto"]
+
+
 def test_plan_names_a_phase_once() -> None:
-    frozen = {"state": "frozen", "lr": None, "weight_decay": None}
+    frozen = {"state": "frozen", "lr_scale": None, "lr": None, "weight_decay": None}
     rows = [row(group="backbone.stem", norm="eval", **frozen), row(), row(phase="all", first_epoch=3, plateau=True)]
     assert texts(rows) == [
         ["probe", "1-3", "stem", "1,850", "frozen", "", "", "eval"],
@@ -34,7 +39,8 @@ def test_plan_names_a_phase_once() -> None:
 
 def test_plan_joins_neighbours_that_are_alike() -> None:
     rows = [
-        row(group=f"backbone.{name}", num_parameters=10, lr=lr) for name, lr in zip("abc", (1.0, 1.0, 0.5), strict=True)
+        row(group=f"backbone.{name}", num_parameters=10, lr_scale=scale)
+        for name, scale in zip("abc", (1.0, 1.0, 0.5), strict=True)
     ]
     assert [line[2:4] for line in texts(rows)] == [["a, b", "20"], ["c", "10"]]
 
@@ -54,6 +60,39 @@ def test_plan_of_the_default(empty_folder: Path, capsys: pytest.CaptureFixture[s
     assert [line.split()[-1] for line in lines if "frozen" in line] == ["frozen"]
     assert [line.split()[-3] for line in lines if "trained" in line] == ["trained"]
     assert not list(empty_folder.glob("outputs/*"))
+
+
+def test_plan_says_that_groups_are_yet_to_be_chosen(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "strategy=surgical_auto", "--no-trial"]) == 0
+    said = "strategy.groups=auto: chosen when the stage begins; stem stands for it here"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+    assert main(["plan", "strategy=surgical_auto", "--no-trial", "--write", "mine.yaml"]) == 1
+    assert "groups=auto are chosen when a stage begins" in capsys.readouterr().err
+    assert not list(empty_folder.iterdir())
+
+
+def test_a_written_plan_can_be_used(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["strategy=ulmfit", "--no-trial"]
+    assert main(["plan", *words, "--write", "own/strategy/mine.yaml"]) == 0
+    *table, said = capsys.readouterr().out.splitlines()
+    assert said == "graft: wrote own/strategy/mine.yaml; edit it, then: graft strategy=mine --config-dir own"
+    assert main(["plan", "strategy=mine", "--config-dir", "own", "--no-trial"]) == 0
+    assert capsys.readouterr().out.splitlines() == table
+    assert description(empty_folder / "own" / "strategy" / "mine.yaml") == "As ulmfit on cnn in 20 epochs, written out."
+    assert main(["plan", *words, "--write", "mine.yaml"]) == 0
+    assert "put it into a folder DIR/strategy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("there.yaml", "exists already"), ("a.yml", "ends in .yaml"), ("1.yaml", "not a name")]
+)
+def test_a_plan_is_written_where_nothing_is(
+    path: str, said: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (empty_folder / "there.yaml").write_text("mine: true\n")
+    assert main(["plan", "--no-trial", "--write", path]) == 1
+    assert said in capsys.readouterr().err
+    assert [(file.name, file.read_text()) for file in empty_folder.iterdir()] == [("there.yaml", "mine: true\n")]
 
 
 def test_plan_tells_of_an_adapter(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,13 @@
 """Every strategy of `conf` on every backbone of `conf`."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
+import yaml
 from conf_plugins import CONF, build, has_placeholder, load, names
+from omegaconf import OmegaConf
 
 from graft.errors import UserError
 from graft.models.backbones.base import Backbone
@@ -17,6 +20,7 @@ from graft.strategies.engine import apply_phase, parameter_groups, train_modes
 from graft.strategies.phases import Strategy
 from graft.strategies.plan import plan_table
 from graft.strategies.rules import has_statistics, is_norm
+from graft.strategies.written import written_out
 
 STRATEGIES = names("strategy")
 BACKBONES = [name for name in names("backbone") if not has_placeholder(load("backbone", name))]
@@ -89,6 +93,26 @@ def test_every_strategy_fits_every_backbone(name: str, backbone_name: str) -> No
     assert len({phase.name for phase in phases}) == len(phases)
 
 
+@pytest.mark.parametrize("backbone_name", BACKBONES)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_written_out_every_strategy_does_the_same(name: str, backbone_name: str) -> None:
+    """With the groups of `groups: auto` given, since nothing else can be written down of them."""
+    body = backbone(backbone_name)
+    network = Network(body, AffineMapping(body.num_features), LinearHead(body.num_features, 3))
+    original = strategy(name)
+    if original.groups == "auto":
+        original = replace(original, groups=[-1])
+    try:
+        expected = original.resolve(network, max_epochs=12)
+    except UserError:  # it needs norm layers that this backbone has not
+        return
+    text = yaml.safe_dump(written_out(original, "mine", network, 12), default_flow_style=None, sort_keys=False)
+    written = Strategy(**OmegaConf.to_container(OmegaConf.create(text)))
+    assert written.resolve(network, max_epochs=12) == expected
+    assert (written.name, written.initialize, written.groups) == ("mine", original.initialize, ())
+    assert all(phase.repeat is None for phase in written.parsed)
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_takes_closed_form_heads_and_trained_mappings(name: str) -> None:
     body = backbone("resnet20")
@@ -102,6 +126,9 @@ def test_every_strategy_takes_closed_form_heads_and_trained_mappings(name: str) 
         assert plan_table(network, phases, lr=0.1, weight_decay=0.0)
         has_mapping = isinstance(mapping, AffineMapping)
         assert all(("mapping" in phase.trained_groups) == has_mapping for phase in phases)
+        given = replace(strategy(name), groups=["stem"]) if strategy(name).groups == "auto" else strategy(name)
+        written = Strategy(**written_out(given, "mine", network, 20))
+        assert written.resolve(network, max_epochs=20) == given.resolve(network, max_epochs=20)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -53,6 +53,28 @@ def test_scratch_itself_needs_no_comparison_and_serves_where_there_are_no_baseli
     assert transferred_rows(scratch)[1][0].keys() == {"ECE", "Brier", "labels"}
 
 
+def test_scratch_with_a_regulariser_or_an_adapter_is_no_baseline() -> None:
+    records = [record | {"baselines": {}, "transfer": {}} for record in sweep("scratch", 0, 0, 0)]
+    assert len(scratch_curves(records)) == 1
+    assert scratch_curves([record | {"adapter": {"kind": "lora"}} for record in records]) == {}
+    regularised = [record | {"config": record["config"] | {"regulariser": {"bss": {}}}} for record in records]
+    assert scratch_curves(regularised) == {}
+
+
+@pytest.mark.parametrize("part", ["regulariser", "adapter", "after"])
+def test_what_the_baselines_are_without_leaves_their_curve_one(part: str) -> None:
+    plain = sweep("fine_tune", 0, 0, 0)
+    other = [record | {"config": record["config"] | {part: {"name": "other"}}} for record in plain]
+    assert len(scratch_curves(plain + other)) == 1
+
+
+def test_a_backbone_whose_layer_groups_are_not_compared_has_no_cka() -> None:
+    record = with_transferred(done(0.9), groups={}, moved=0.0, moved_relative=0.0)
+    [texts] = transferred_rows([record])[1]
+    assert "CKA" not in texts
+    assert texts["moved"] == "0.0"
+
+
 def test_curves_of_unlike_trainings_are_kept_apart() -> None:
     slow, fast = sweep("fine_tune", 0, 0, 0), sweep("fine_tune", 0, 0, 0, optimizer_lr=0.01)
     other_code = sweep("fine_tune", 0, 0, 0)

@@ -32,6 +32,10 @@ Check = Callable[[Config], Iterator[str]]
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 MONITORED = ("val/accuracy", "val/loss")
+NO_RANGE_TEST = {  # optimisers for which a growing learning rate tells nothing, and why
+    "LBFGS": "lbfgs searches the length of each step itself, or steps by curvature",
+    "Rprop": "Rprop's learning rate is the length of its first steps only",
+}
 RESERVED = ("accuracy", "loss", "cross_entropy", "least_squares")  # names in the training log
 
 
@@ -75,6 +79,14 @@ def check_regularisers(config: Config) -> Iterator[str]:
             yield f"regulariser={name}: it needs one gradient a step, and optimizer=lbfgs takes as many as it likes"
         if "plain_gradients" in needs and config["precision"]["value"] == "16-mixed":
             yield f"regulariser={name}: it needs gradients of a loss that is not scaled; use precision=bf16-mixed or 32"
+
+
+def check_rates(config: Config) -> Iterator[str]:
+    """A learning rate that is to be found is one that a range test can find."""
+    for path, node in (("optimizer", config["optimizer"]), ("pretrain.optimizer", config["pretrain"]["optimizer"])):
+        reason = NO_RANGE_TEST.get(node["_target_"].rpartition(".")[2])
+        if node.get("lr") == "auto" and reason is not None:
+            yield f"{path}.lr=auto: {reason}; give {path}.lr a number"
 
 
 def check_name(config: Config) -> Iterator[str]:
@@ -299,8 +311,9 @@ def _unfit_regularisers(config: Config, network: Network) -> Iterator[str]:
 
 
 def _for_shapes(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """The optimizer without its fused kernels, which refuse parameters that have no memory."""
+    """The optimizer without its fused kernels, which refuse parameters that have no memory, and at some rate."""
     settings = {name: value for name, value in getattr(optimizer, "keywords", {}).items() if name != "fused"}
+    settings |= {"lr": 1.0} if settings.get("lr") == "auto" else {}
     return partial(getattr(optimizer, "func", optimizer), **settings)
 
 
@@ -332,6 +345,7 @@ def _without_memory(build: Callable[[], Any]) -> Any:
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that each looks at
     (check_source, ("source", "backbone", "strategy", "mapping")),
     (check_regularisers, ("regulariser", "source", "target", "strategy", "optimizer", "precision")),
+    (check_rates, ("optimizer", "pretrain")),
     (check_name, ("name",)),
     (check_features, ("features", "target")),
     (check_analysis, ("analysis",)),

@@ -20,9 +20,10 @@ class Part:
     supplied: tuple[str, ...] = ()  # arguments that the program passes itself
     ours: tuple[str, ...] = ()  # keys that `build` reads and does not pass on
     optional: bool = False  # `_target_: null` switches it off
+    automatic: tuple[str, ...] = ()  # arguments that may be "auto", for which the program finds a value
 
 
-OPTIMIZER = Part(supplied=("params",))
+OPTIMIZER = Part(supplied=("params",), automatic=("lr",))
 TRAINER = Part(
     supplied=(
         "callbacks",
@@ -117,7 +118,8 @@ def _errors_in_part(path: str, node: Any, part: Part) -> Iterator[str]:
         yield f"{path}: expected a mapping with a _target_"
     elif node["_target_"] is not None:
         passed = passed_down(node)
-        yield from check_target(path, node, part.supplied, {*part.ours, *passed})
+        automatic = [name for name in part.automatic if node.get(name) == "auto"]
+        yield from check_target(path, node, part.supplied, {*part.ours, *passed, *automatic})
         for name, inside in passed.items():
             yield from missing_inside(f"{path}.{name}", node[name])
             if node[name] != node[inside][name] and not is_missing(node[inside][name]):

@@ -66,6 +66,12 @@ def log_views(logger: Logger, domain: Domain, seed: int) -> None:
     logger.experiment.add_images("training views", (views - low) / (high - low).clamp_min(1e-6), 0)
 
 
+def log_search(logger: Logger, search: Mapping[str, Any]) -> None:
+    """Show the curve of a range test, rate and loss against the test's own steps; nothing where there was none."""
+    for step, (rate, loss) in enumerate(zip(search.get("rates", ()), search.get("losses", ()), strict=True)):
+        logger.log_metrics({"range test/lr": rate, "range test/loss": loss}, step=step)
+
+
 def confusion_picture(confusion: list[list[int]], class_names: tuple[str, ...]) -> np.ndarray:
     """A confusion matrix as uint8 [h, w, 3]: rows are labels, columns predictions, shares of a row in colour.
 

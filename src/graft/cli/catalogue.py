@@ -42,6 +42,26 @@ def find_file(loader: ConfigLoader, group: str, name: str) -> Path:
     raise UserError(f"{group}/{name}: is part of Hydra and has no file here")
 
 
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a choice.
+
+    Raises:
+        UserError: it is no such name.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name):
+        raise UserError(f"{name!r}: not a name; expected letters, digits and _ - . after a first letter")
+
+
+def check_free(path: Path) -> None:
+    """Refuse to overwrite a file.
+
+    Raises:
+        UserError: there is one.
+    """
+    if path.exists():
+        raise UserError(f"{path}: exists already")
+
+
 def description(path: Path) -> str:
     """The first sentence of the comment that a YAML file starts with, instructions to Hydra aside.
 

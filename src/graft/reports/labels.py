@@ -18,6 +18,8 @@ NOT_OF_SCRATCH = (
     "pretrain",
     "strategy",
     "regulariser",
+    "adapter",
+    "after",
     "name",
     "backbone.weights",
     "backbone.reinitialise",
@@ -75,8 +77,7 @@ def scratch_curves(records: Sequence[Record]) -> dict[str, dict[int, list[float]
     """
     runs: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
     for record in finished(records):
-        plain = record["strategy"] == SCRATCH and not record["config"].get("regulariser")
-        scratch = record["baselines"].get(SCRATCH) or (record if plain else None)
+        scratch = record["baselines"].get(SCRATCH) or (record if is_scratch(record) else None)
         if scratch is not None and "training_labels" in record:
             runs[scratch_key(record)][record["training_labels"], record["seed"]] = scratch["metrics"][ACCURACY]
     curves: dict[str, dict[int, list[float]]] = {}
@@ -85,6 +86,11 @@ def scratch_curves(records: Sequence[Record]) -> dict[str, dict[int, list[float]
         for (num, _), accuracy in accuracies.items():
             curves[key][num].append(accuracy)
     return curves
+
+
+def is_scratch(record: Record) -> bool:
+    """Whether the run is what a scratch baseline is: without regularisers and adapter."""
+    return record["strategy"] == SCRATCH and not record["config"].get("regulariser") and not record.get("adapter")
 
 
 def scratch_key(record: Record) -> str:

@@ -41,7 +41,7 @@ def figures(records: Sequence[Record], curve: Mapping[int, Sequence[float]]) -> 
     transferred = [each for record in records if (each := record.get("transferred"))]
     transfer = [record["transfer"] for record in records]
     metrics = [record["metrics"] for record in records]
-    features = [list(each["groups"].values())[-1]["cka"] for each in transferred]
+    features = [list(each["groups"].values())[-1]["cka"] for each in transferred if each["groups"]]
     return {
         "forgotten": over_seeds([each["forgotten"] for each in transferred], sign="+"),
         "moved": over_seeds([each["moved_relative"] for each in transferred]),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graft.cli.arguments import command_parser, parse
-from graft.cli.catalogue import find_file
+from graft.cli.catalogue import check_free, check_name, find_file
 from graft.cli.compose import hydra_application
 from graft.cli.source import SHARED, conf_folder
 from graft.errors import UserError
@@ -24,14 +24,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--from", dest="other", required=True, metavar="OTHER", help="the choice to start from")
     parser.add_argument("--config-dir", "-cd", type=Path, metavar="DIR", help="where to write; otherwise into conf")
     options = parse(parser, arguments)
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", options.name):
-        raise UserError(f"{options.name!r}: not a name; expected letters, digits and _ - . after a first letter")
+    check_name(options.name)
     root: Path = options.config_dir.expanduser() if options.config_dir else conf_folder()
     with hydra_application(root if root.is_dir() else None) as hydra:
         text = find_file(hydra.config_loader, options.group, options.other).read_text(encoding="utf-8")
     path = root / SHARED.get(options.group, options.group) / f"{options.name}.yaml"
-    if path.exists():
-        raise UserError(f"{path}: exists already")
+    check_free(path)
     if options.config_dir is None and not os.access(root, os.W_OK):
         raise UserError(f"{root}: cannot be written; say where with --config-dir DIR")
     atomic_write_bytes(path, renamed(text, options.other, options.name).encode())

@@ -1,6 +1,7 @@
 """Show what would be trained when, at which learning rate and at what cost; trains nothing that is kept.
 
 Takes the choices and values of a run: graft plan strategy=gradual_unfreeze backbone=resnet20
+The plan can be written down as a strategy to be edited: graft plan strategy=ulmfit --write my_conf/strategy/mine.yaml
 """
 
 import logging
@@ -8,15 +9,23 @@ import time
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.cli.arguments import add_composition, command_parser, parse
+from graft.cli.catalogue import check_free, check_name
 from graft.cli.compose import compose, hydra_application, refuse
 from graft.cli.jobs import check, log_to_terminal
+from graft.cli.source import conf_folder
+from graft.errors import UserError
+from graft.records.files import atomic_write_bytes
 from graft.reports.console import make_console
 
 if TYPE_CHECKING:
     from graft.estimate import Cost
+    from graft.experiment import Experiment
+
+AUTO_GROUPS = "strategy.groups=auto: chosen when the stage begins; {} stands for it here"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,7 +34,10 @@ def main(arguments: Sequence[str]) -> int:
     parser = command_parser("plan")
     add_composition(parser)
     parser.add_argument("--no-trial", action="store_true", help="leave out time and memory, which a few steps tell")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the plan as a strategy: NAME.yaml")
     options = parse(parser, arguments)
+    if options.write is not None:
+        check_file(options.write)
     with hydra_application(options.config_dir) as hydra:
         config = compose(hydra.config_loader, options.overrides)
     refuse(check(config))
@@ -34,9 +46,14 @@ def main(arguments: Sequence[str]) -> int:
 
     console, experiment = make_console(), build_experiment(config)
     start = time.monotonic() - began  # a run has as much to import and to check
-    console.print(plan_table(plan(experiment)))
+    rows = plan(experiment)
+    console.print(plan_table(rows))
+    if config["strategy"].get("groups") == "auto":
+        console.print(AUTO_GROUPS.format(rows[0]["group"].removeprefix("backbone.")), soft_wrap=True)
     if (adapter := plan_adapter(experiment)) is not None:
         console.print(adapter_line(adapter), soft_wrap=True)
+    if options.write is not None:
+        console.print(write_strategy(experiment, options.write), soft_wrap=True, markup=False)
     if not options.no_trial:
         from graft.estimate import Cost, estimate_run
         from graft.threads import paying_threads
@@ -47,6 +64,39 @@ def main(arguments: Sequence[str]) -> int:
         for line in cost_lines(costs):
             console.print(line, soft_wrap=True)
     return 0
+
+
+def check_file(path: Path) -> None:
+    """Refuse a path that no new strategy can have.
+
+    Raises:
+        UserError: it does not end in `NAME.yaml`, or is there already.
+    """
+    if path.suffix != ".yaml":
+        raise UserError(f"--write {path}: expected the name of a file that ends in .yaml")
+    check_name(path.stem)
+    check_free(path.expanduser())
+
+
+def write_strategy(experiment: "Experiment", path: Path) -> str:
+    """Write what is planned as a strategy of its own; returns what to do with it."""
+    import yaml
+
+    from graft.pipeline import written_plan
+
+    path = path.expanduser()
+    settings = {"_target_": experiment.config["strategy"]["_target_"], **written_plan(experiment, path.stem)}
+    text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120)
+    training = experiment.transfer
+    first = (
+        f"# As {training.strategy.name} on {experiment.backbone().name} in {training.max_epochs} epochs, written out."
+    )
+    atomic_write_bytes(path, f"{first}\n{text}".encode())
+    if path.parent.name != "strategy":
+        return f"graft: wrote {path}; to use it, put it into a folder DIR/strategy: graft strategy={path.stem} -cd DIR"
+    root = path.parent.parent
+    where = "" if root.resolve() == conf_folder().resolve() else f" --config-dir {root}"
+    return f"graft: wrote {path}; edit it, then: graft strategy={path.stem}{where}"
 
 
 def adapter_line(adapter: dict[str, Any]) -> str:
@@ -121,7 +171,7 @@ def plan_table(rows: Sequence[dict[str, Any]]) -> Any:
 
 def alike(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Runs of rows that say the same of neighbouring groups."""
-    same = itemgetter("phase", "first_epoch", "state", "lr", "weight_decay", "norm")
+    same = itemgetter("phase", "first_epoch", "state", "lr_scale", "weight_decay", "norm")
     return [list(members) for _, members in groupby(rows, key=same)]
 
 
@@ -135,7 +185,16 @@ def epochs(row: dict[str, Any]) -> str:
 def cells(members: Sequence[dict[str, Any]]) -> list[str]:
     """What rows that are alike say of their groups."""
     first = members[0]
-    rates = ["" if first[name] is None else f"{first[name]:g}" for name in ("lr", "weight_decay")]
+    decay = "" if first["weight_decay"] is None else f"{first['weight_decay']:g}"
     names = dict.fromkeys(row["group"].removeprefix("backbone.") for row in members)
     num_parameters = sum(row["num_parameters"] for row in members)
-    return [", ".join(names), f"{num_parameters:,}", first["state"], *rates, first["norm"] or ""]
+    return [", ".join(names), f"{num_parameters:,}", first["state"], rate(first), decay, first["norm"] or ""]
+
+
+def rate(row: dict[str, Any]) -> str:
+    """A group's learning rate; where it is yet to be found, its multiple of that."""
+    if row["lr"] is not None:
+        return f"{row['lr']:g}"
+    if row["lr_scale"] is None:
+        return ""
+    return "auto" if row["lr_scale"] == 1.0 else f"{row['lr_scale']:g} x auto"
