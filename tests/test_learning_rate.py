@@ -117,6 +117,7 @@ def test_losses_are_smoothed_without_a_pull_to_zero() -> None:
     assert curve.losses[0] == pytest.approx(2.0)
     assert curve.rates == pytest.approx(list(RATES[:3]))
     assert curve.noise == 2.0  # the median of 1 and 3
+    assert fed([*[2.0, 1.0] * 15, 0.0, *[3.0, 0.5] * 5]).noise == 1.0  # none of the rise after the lowest loss
 
 
 @pytest.mark.parametrize("last", [float("nan"), float("inf"), 1e4])

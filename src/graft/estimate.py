@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from graft.batch_size import is_known
 from graft.data.datasets import EpochSampler
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
@@ -14,11 +15,12 @@ from graft.gradients import NUM_BATCHES
 from graft.learning_rate import NUM_STEPS, known_rate
 from graft.models.heads.linear import LinearHead
 from graft.models.network import Network
-from graft.numerics import settle
 from graft.outcome import Start
 from graft.pipeline import (
     baseline_training,
+    batch_size_cases,
     load_domains,
+    settle_all,
     source_key,
     source_network,
     target_key,
@@ -49,7 +51,7 @@ class Work:
 class Cost:
     """What one part of a run will take."""
 
-    name: str  # "start", "data", "pretraining", "transfer", or "baseline <name>"
+    name: str  # "start", "data", "pretraining", "transfer", "baseline <name>", or "target.batch_size=64" where found
     seconds: float
     in_store: bool = False  # it was trained before, and will take no time
     memory: Memory | None = None  # of its largest phase
@@ -82,7 +84,12 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
     costs = [Cost("data", time.monotonic() - started)]
     measure = measure or Patient()
     store = Store(experiment.store)
-    experiment, _ = settle(experiment, lambda: target_network(experiment), store)
+    cases = batch_size_cases(experiment)
+    known = {name: is_known(case, store) for name, case in cases.items()}
+    experiment, settled = settle_all(experiment, store)
+    for name, found in settled["batch_sizes"].items():
+        label = f"{name}.batch_size={found['batch_size']}"
+        costs.append(Cost(label, 0.0 if known[name] else found["seconds"], in_store=known[name]))
     transfer = experiment.transfer
     target = experiment.target
     source, pretrain = experiment.source, experiment.pretrain

@@ -9,7 +9,6 @@ import json
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import isfinite
@@ -18,13 +17,12 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from graft.epoch_loop import use_epoch_loop
 from graft.errors import UserError
 from graft.models.network import Network
-from graft.module import Span
+from graft.module import Span, kept_generators
 from graft.records.files import atomic_write_json
 from graft.records.store import Store
 from graft.regularisers.base import Regularisation
@@ -84,7 +82,7 @@ def known_rate(key: str, store: Store) -> dict[str, Any] | None:
 def search(stage: Stage, network: Network) -> dict[str, Any]:
     """The range test of a stage (`find_rate`); uses the network up and leaves nothing in the stage's folder."""
     began = time.monotonic()
-    with TemporaryDirectory() as folder, preserved_generators(stage.training.device):
+    with TemporaryDirectory() as folder, kept_generators(stage.training.device):
         curve = curve_of(replace(stage, folder=Path(folder), logger=None), network)
     if curve is None:
         return {"lr": None, "reason": NOTHING_STEPPED, "seconds": time.monotonic() - began}
@@ -93,11 +91,6 @@ def search(stage: Stage, network: Network) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{stage.name}: lr=auto: {error}") from None
     return {"lr": lr, "rates": curve.rates, "losses": curve.losses, "seconds": time.monotonic() - began}
-
-
-def preserved_generators(device: torch.device) -> AbstractContextManager[None]:
-    """A context that leaves the global generators as they were."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def curve_of(stage: Stage, network: Network) -> "Curve | None":
@@ -149,8 +142,13 @@ class Curve(Callback):
 
     @property
     def noise(self) -> float:
-        """By how much the losses of neighbouring steps differ, as a median: about their standard deviation."""
-        return median([abs(after - before) for before, after in pairwise(self.steps)] or [0.0])
+        """By how much the losses of neighbouring steps differ, as a median: about their standard deviation.
+
+        Steps after the lowest of the smoothed losses do not count, where a rate too high makes for another noise.
+        """
+        lowest = min(range(len(self.losses)), key=self.losses.__getitem__, default=0)
+        before = self.steps[: max(lowest, NUM_FIRST_LEFT_OUT) + 1]
+        return median([abs(second - first) for first, second in pairwise(before)] or [0.0])
 
 
 def range_test(

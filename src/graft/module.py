@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -93,6 +94,11 @@ def seed_global_generators(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).manual_seed(seed)
+
+
+def kept_generators(device: torch.device) -> AbstractContextManager[None]:
+    """A context that leaves the global generators of the CPU and of a CUDA device as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def network_outputs(network: Network, x: Tensor, cut: int) -> Outputs:

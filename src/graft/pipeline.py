@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from graft.after.base import Finished
+from graft.batch_size import Case, is_known, settle_batch_sizes
 from graft.callbacks.board import log_curves, log_result
 from graft.data.domain import Domain
 from graft.data.preprocessing import Preprocessing
@@ -51,6 +53,7 @@ from graft.strategies.engine import uses_data_statistics
 from graft.strategies.plan import plan_table
 from graft.strategies.written import written_out
 from graft.summary import describe_adapter, describe_run
+from graft.threads import forward_flop, use_paying_threads
 from graft.transferred import compare_with_start
 
 log = logging.getLogger(__name__)
@@ -66,7 +69,8 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     store = Store(experiment.store)
     weights = load_domains(experiment)
     record = open_record(experiment, folder)
-    experiment, record["numerics"] = settle(experiment, lambda: target_network(experiment), store)
+    experiment, settled = settle_all(experiment, store)
+    record |= settled
     start = pretrain(experiment, weights, store, folder)
     training = found_rate(experiment, experiment.transfer, start, "transfer", experiment.adapter)
     tuned = replace(experiment, transfer=training)
@@ -81,11 +85,51 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     )
     record |= without_nan(described | {"transferred": transferred, "after": after})
     record["adapter"] = describe_adapter(network, outcome.trainable_parameters)
+    record["cost"]["search_seconds"] += sum(found["seconds"] for found in record["batch_sizes"].values())
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
     show_in_logger(tuned, folder, record)
     record = end_record(record, "done")
     write_record(folder, record)
     return record
+
+
+def settle_all(experiment: Experiment, store: Store) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment with batch sizes, precision and memory format in the place of `auto`, and what the record says.
+
+    Learning rates are found when their stage begins. Where a batch size is found, the threads of torch become those
+    that pay for it; `threads.paying_threads` around the run puts them back.
+    """
+    cases = batch_size_cases(experiment)
+    known = {name: is_known(case, store) for name, case in cases.items()}
+    experiment, batch_sizes = settle_batch_sizes(experiment, cases, store)
+    for name, found in batch_sizes.items():
+        spent = time_spent(found["seconds"], known[name])
+        log.info("%-10s %-16s batch size %d   %s", name, cases[name].domain.name, found["batch_size"], spent)
+    if batch_sizes:
+        use_paying_threads(experiment)
+    experiment, numerics = settle(experiment, lambda: target_network(experiment), store)
+    return experiment, {"numerics": numerics, "batch_sizes": batch_sizes}
+
+
+def batch_size_cases(experiment: Experiment) -> dict[str, Case]:
+    """The domains, "source" and "target", that are loaded and leave their batch size open."""
+    config = experiment.config
+    backbone = {name: value for name, value in config["backbone"].items() if name not in ("weights", "reinitialise")}
+    source = [backbone, config["pretrain"]["optimizer"]["_target_"]]
+    target = [backbone, config["optimizer"]["_target_"], config["mapping"], config["head"], config["adapter"]]
+
+    def open_domain(domain: Domain | None) -> bool:
+        return domain is not None and domain.preprocessing is not None and domain.batch_size == 0
+
+    cases = {}
+    if experiment.source is not None and open_domain(experiment.source):
+        training = experiment.pretrain
+        new_network = partial(source_network, experiment, training.seed)
+        cases["source"] = Case(training, experiment.source, source, forward_flop(experiment), new_network)
+    if open_domain(experiment.target):
+        new_network = partial(transfer_network, experiment)
+        cases["target"] = Case(experiment.transfer, experiment.target, target, forward_flop(experiment), new_network)
+    return cases
 
 
 def open_record(experiment: Experiment, folder: Path) -> dict[str, Any]:

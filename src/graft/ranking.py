@@ -11,9 +11,8 @@ from torch import Tensor
 
 from graft.experiment import Experiment
 from graft.models.weights import WeightsFile, linear_classifier
-from graft.numerics import settle
 from graft.outcome import Start
-from graft.pipeline import feature_cache, load_domains, pretrain, target_network
+from graft.pipeline import feature_cache, load_domains, pretrain, settle_all, target_network
 from graft.records.store import Store
 from graft.scores.base import Score, double, inputs_of
 from graft.stage import MEMORY_FORMATS, backbone_features, inference
@@ -41,7 +40,7 @@ def judge(experiment: Experiment, scores: Mapping[str, Score], folder: Path) -> 
         UserError: what the user pointed at cannot be used.
     """
     weights = load_domains(experiment)
-    experiment, _ = settle(experiment, lambda: target_network(experiment), Store(experiment.store))
+    experiment, _ = settle_all(experiment, Store(experiment.store))
     start = pretrain(experiment, weights, Store(experiment.store), folder)
     began = time.monotonic()
     features = double(target_features(experiment, start))

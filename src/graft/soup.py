@@ -18,8 +18,7 @@ from graft.evaluation import evaluate
 from graft.experiment import Experiment
 from graft.models.network import Network
 from graft.models.weights import read_weights, save_weights
-from graft.numerics import settle
-from graft.pipeline import preprocessing_of, target_network
+from graft.pipeline import preprocessing_of, settle_all, target_network
 from graft.records.store import Store
 from graft.stage import Stage
 from graft.summary import flat_scores
@@ -73,7 +72,7 @@ def open_kitchen(experiment: Experiment, run: tuple[Path, dict[str, Any]]) -> tu
     target.load(preprocessing)
     if target.fingerprint != record["fingerprints"]["target_data"]:
         raise UserError(f"{folder}: the data of target {target.name} are no longer those of the run")
-    experiment, _ = settle(experiment, lambda: target_network(experiment), Store(experiment.store))
+    experiment, _ = settle_all(experiment, Store(experiment.store))
     network = target_network(experiment)
     if hasattr(network.mapping, "solve") and experiment.source is not None:
         experiment.source.load(preprocessing)

@@ -16,18 +16,29 @@ FLOP_PER_THREAD = 1e9
 
 @contextmanager
 def paying_threads(experiment: Experiment) -> Iterator[None]:
-    """Let torch use no more threads than pay for a training step, on a CPU; a matter of the network's size alone."""
+    """Let torch use no more threads than pay (`use_paying_threads`), and as many as before afterwards."""
     before = torch.get_num_threads()
-    if experiment.transfer.device.type != "cpu":
-        yield
-        return
-    batch_size = max(domain.batch_size for domain in (experiment.source, experiment.target) if domain is not None)
-    flop = 3 * batch_size * forward_flop(experiment)  # backward costs twice what forward does
-    torch.set_num_threads(max(1, min(before, round(flop / FLOP_PER_THREAD))))
+    use_paying_threads(experiment)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def use_paying_threads(experiment: Experiment) -> None:
+    """Let torch use no more threads than pay for a training step, on a CPU; a matter of the network's size alone.
+
+    Nothing changes while a batch size is still to be found.
+    """
+    batch_sizes = [domain.batch_size for domain in (experiment.source, experiment.target) if domain is not None]
+    if experiment.transfer.device.type == "cpu" and 0 not in batch_sizes:
+        torch.set_num_threads(threads_for(max(batch_sizes), forward_flop(experiment)))
+
+
+def threads_for(batch_size: int, forward_flop: int) -> int:
+    """How many of the threads there are pay, where features of one image take so many floating-point operations."""
+    flop = 3 * batch_size * forward_flop  # backward costs twice what forward does
+    return max(1, min(torch.get_num_threads(), round(flop / FLOP_PER_THREAD)))
 
 
 def forward_flop(experiment: Experiment) -> int:

@@ -1,9 +1,10 @@
 """A domain: one class for source and target."""
 
 import logging
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Domain(LightningDataModule):
         val_fraction: share of the training samples held out for validation.
         test_fraction: share held out for testing where the data come without a test split.
         split_seed: what splits and budgets are drawn from, and nothing else is.
-        batch_size: samples in a batch of one device.
+        batch_size: samples in a batch of one device; "auto" is 0 until one is chosen (`with_batch_size`).
         num_workers: processes that load; None uses one a core where images are decoded or resized in every epoch anew,
             and none for images in memory or in the cache.
         augmentation: what is random in training; None, or with all parts off, trains on fixed views.
@@ -63,7 +64,7 @@ class Domain(LightningDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         split_seed: int = 0,
-        batch_size: int = 64,
+        batch_size: int | Literal["auto"] = 64,
         num_workers: int | None = None,
         augmentation: Augmentation | None = None,
         skip_broken: bool = False,
@@ -72,12 +73,12 @@ class Domain(LightningDataModule):
         cache_limit_gib: float = 20.0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
+        if batch_size != "auto" and batch_size < 1:
             raise UserError(f"batch_size={batch_size}: expected a positive number")
         self.name = name
         self.reader = reader
         self.rules = SplitRules(labels_per_class, fraction, val_fraction, test_fraction, split_seed)
-        self.batch_size = batch_size
+        self.batch_size = 0 if batch_size == "auto" else batch_size
         self.num_workers = num_workers
         self.augmentation = augmentation if augmentation is not None and augmentation.any else None
         self.skip_broken = skip_broken
@@ -86,6 +87,12 @@ class Domain(LightningDataModule):
             CanvasCache(Path(cache).expanduser(), cache_limit_gib * 2**30) if cache and cache_limit_gib else None
         )
         self.preprocessing: Preprocessing | None = None
+
+    def with_batch_size(self, batch_size: int) -> "Domain":
+        """The same domain, loaded or not, in other batches."""
+        other = copy(self)
+        other.batch_size = batch_size
+        return other
 
     def load(self, preprocessing: Preprocessing) -> None:
         """Read, split and bring the images to the canvas; nothing is read again for the same preprocessing.
