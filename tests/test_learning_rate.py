@@ -63,24 +63,21 @@ def with_valley(first: int, last: int) -> list[float]:
 
 
 @given(st.integers(NUM_FIRST_LEFT_OUT, 60), st.integers(6, 30))
-def test_a_known_valley_is_halved(first: int, width: int) -> None:
+def test_a_tenth_of_where_a_known_valley_ends_is_suggested(first: int, width: int) -> None:
     found = suggestion(list(RATES), with_valley(first, first + width), noise=0.01)
-    middle = first + width / 2
-    assert RATES[int(middle) - 3] < found < RATES[int(middle) + 2]
+    assert found == pytest.approx(RATES[first + width] / 10, rel=5e-3)
 
 
 @given(st.floats(0.1, 10), st.floats(-5, 5))
 def test_unit_and_zero_of_the_loss_do_not_matter(scale: float, offset: float) -> None:
     losses = with_valley(30, 70)
     moved = [scale * loss + offset for loss in losses]
-    # Level stretches may tilt by a rounding error.
-    assert suggestion(list(RATES), moved, 0.01 * scale) == pytest.approx(suggestion(list(RATES), losses, 0.01), rel=0.5)
+    assert suggestion(list(RATES), moved, 0.01 * scale) == suggestion(list(RATES), losses, 0.01)
 
 
-def test_a_loss_that_falls_to_the_highest_rate_is_halved_as_a_whole() -> None:
+def test_a_loss_that_falls_to_the_highest_rate_ends_its_valley_there() -> None:
     found = suggestion(list(RATES), list(np.linspace(2, 1, NUM_STEPS)), noise=0.01)
-    inside = RATES[NUM_FIRST_LEFT_OUT:-NUM_LAST_LEFT_OUT]
-    assert found == pytest.approx(np.sqrt(inside[0] * inside[-1]), rel=0.3)
+    assert found == pytest.approx(RATES[-NUM_LAST_LEFT_OUT - 1] / 10, rel=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +99,21 @@ def fed(losses: Any) -> Curve:
     return curve
 
 
-@given(st.integers(0, 10_000), st.floats(0.01, 1.0))
-def test_noise_is_no_valley(seed: int, deviation: float) -> None:
-    curve = fed(2.3 + deviation * np.random.default_rng(seed).standard_normal(NUM_STEPS))
-    with pytest.raises(UserError):
+def has_valley(losses: np.ndarray) -> bool:
+    curve = fed(losses)
+    try:
         suggestion(curve.rates, curve.losses, curve.noise)
+    except UserError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("deviation", [0.01, 0.5])
+def test_noise_is_no_valley_but_for_a_few_times_in_a_hundred(deviation: float) -> None:
+    noise = deviation * np.random.default_rng(0).standard_normal((400, NUM_STEPS))
+    assert sum(map(has_valley, 2.3 + noise)) <= 12
+    falling = np.clip(np.arange(NUM_STEPS) - 50, 0, None) / 50
+    assert sum(map(has_valley, 2.3 + noise - 6 * deviation * falling)) >= 396
 
 
 def test_losses_are_smoothed_without_a_pull_to_zero() -> None:

@@ -1,8 +1,10 @@
 """Learning-rate range test: the rate that `lr: auto` stands for in a stage, from a short fit that is thrown away.
 
 The rate grows exponentially from step to step until the loss diverges (Smith, "Cyclical Learning Rates for Training
-Neural Networks", WACV 2017, section 3.3). The suggestion is read off the smoothed losses by the rule that fastai calls
-"valley" and its `lr_find` uses by default.
+Neural Networks", WACV 2017, section 3.3). The suggestion is a tenth of the rate at which the smoothed loss ends its
+longest fall: "one order of magnitude less than where the minimum loss was achieved" (Howard and Gugger, "Deep Learning
+for Coders with fastai and PyTorch", 2020, chapter 5). The longest fall is found as fastai's `valley` finds it, which
+suggests its middle.
 """
 
 import json
@@ -41,11 +43,13 @@ from graft.strategies.engine import apply_phase
 from graft.strategies.phases import ResolvedPhase, replan
 
 KIND, SEARCH = "learning_rate", "search.json"  # of the store's entries
-LOWEST, HIGHEST, NUM_STEPS = 1e-7, 10.0, 100  # fastai's defaults, as are the next four
+LOWEST, HIGHEST, NUM_STEPS = 1e-7, 10.0, 100  # fastai's defaults, as are the next two and what is left out
 SMOOTHING = 0.98  # share that the running mean of the losses keeps in each step
 DIVERGED = 4.0  # times the lowest running mean
+BELOW_LOWEST_LOSS = 0.1  # of the rate with the lowest loss
 NUM_FIRST_LEFT_OUT = NUM_STEPS // 10  # steps whose running mean is of few losses
 NUM_LAST_LEFT_OUT = 5
+LEAST_FALL = 0.5  # of the noise; of curves that are nothing but noise, one or two in a hundred have so deep a valley
 NOTHING_STEPPED = "no phase of the strategy takes steps; its closed forms need no learning rate"
 
 
@@ -194,11 +198,10 @@ def exponential(step: int, total: int) -> float:
 
 
 def suggestion(rates: Sequence[float], losses: Sequence[float], noise: float) -> float:
-    """The rate halfway down the longest valley of the losses, to three digits.
+    """A tenth of the rate at which the longest valley of the losses ends, to three digits.
 
     The valley ends where the longest subsequence of falling losses ends (the first of several), and is as many steps
-    long as that subsequence has losses (fastai's `valley`). A loss that still falls at the highest rate ends a valley
-    like any other.
+    long as that subsequence has losses. A loss that still falls at the highest rate ends a valley like any other.
 
     Args:
         rates: of the steps.
@@ -206,20 +209,18 @@ def suggestion(rates: Sequence[float], losses: Sequence[float], noise: float) ->
         noise: standard deviation of losses that are not smoothed.
 
     Raises:
-        UserError: there are too few steps, or the loss falls by no more than the noise from the valley's start to its
-            end. The smoothed loss of steps that change nothing stays well within it.
+        UserError: there are too few steps, or the valley is no deeper than `LEAST_FALL` of the noise.
     """
     inside = slice(NUM_FIRST_LEFT_OUT, -NUM_LAST_LEFT_OUT)
     rates, losses = rates[inside], losses[inside]
     lengths = falling_lengths(losses)
     longest = max(lengths, default=0)
     end = lengths.index(longest) if lengths else 0
-    start = end - longest
-    if longest < 2 or losses[max(start, 0)] - losses[end] <= noise:
+    if longest < 2 or losses[max(end - longest, 0)] - losses[end] <= LEAST_FALL * noise:
         raise UserError(
             f"the loss falls clearly at no learning rate from {LOWEST:g} to {HIGHEST:g}; give the rate as a number"
         )
-    return float(f"{rates[start + int(longest / 3) + int(longest / 6)]:.3g}")
+    return float(f"{BELOW_LOWEST_LOSS * rates[end]:.3g}")
 
 
 def falling_lengths(losses: Sequence[float]) -> list[int]:
