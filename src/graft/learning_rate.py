@@ -2,9 +2,8 @@
 
 The rate grows exponentially from step to step until the loss diverges (Smith, "Cyclical Learning Rates for Training
 Neural Networks", WACV 2017, section 3.3). The suggestion is a tenth of the rate at which the smoothed loss ends its
-longest fall: "one order of magnitude less than where the minimum loss was achieved" (Howard and Gugger, "Deep Learning
-for Coders with fastai and PyTorch", 2020, chapter 5). The longest fall is found as fastai's `valley` finds it, which
-suggests its middle.
+longest fall, the rule of Howard and Gugger, "Deep Learning for Coders with fastai and PyTorch", 2020, chapter 5. The
+longest fall is found as fastai's `valley` finds it, which suggests its middle.
 """
 
 import json
