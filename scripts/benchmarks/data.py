@@ -96,8 +96,7 @@ def views(domain: Domain) -> Iterator[tuple[Tensor, Tensor]]:
     """What the network sees in an epoch."""
     generator = torch.Generator().manual_seed(0)
     for batch in domain.train_dataloader():
-        x, y, _ = domain.view.train(batch, generator)
-        yield x, y
+        yield domain.view.train(batch, generator)[:2]
 
 
 def in_turn(sources: dict[str, Callable[[], Iterable[Any]]], repeats: int) -> dict[str, list[float]]:
@@ -112,10 +111,14 @@ def in_turn(sources: dict[str, Callable[[], Iterable[Any]]], repeats: int) -> di
 
 
 def count_seconds(batches: Iterable[Any]) -> tuple[int, float]:
-    """Images of an epoch, and the time it took."""
+    """Images of an epoch, and the time it took; as in training, a batch is gone before the next is asked for."""
     start = time.perf_counter()
-    num = sum(len(batch[0]) for batch in batches)
+    num = sum(map(num_images, batches))
     return num, time.perf_counter() - start
+
+
+def num_images(batch: Any) -> int:
+    return len(batch[0])
 
 
 class Arrays:

@@ -89,9 +89,7 @@ class Fitted:
     best: State  # ... after the epoch with the best validation accuracy
     history: list[dict[str, Any]]  # one row an epoch
     trainable_parameters: int  # the most that any phase trained
-    solving_seconds: (
-        float  # outside epochs: `groups: auto`, closed forms, norm statistics, what regularisers begin with
-    )
+    solving_seconds: float  # outside epochs: `groups: auto`, closed forms, norm statistics, regularisers
     chosen: dict[str, Any] = field(default_factory=dict)  # what `groups: auto` was found to stand for, and why
 
     @property

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from graft.data.batchwise import Cut, write
 from graft.data.draws import uniform
+from graft.data.lazy import sources
 
 MIN_LOG_ASPECT, MAX_LOG_ASPECT = math.log(3 / 4), math.log(4 / 3)
 
@@ -49,10 +50,10 @@ def random_crop(x: Tensor, size: int, padding: int, flip: Tensor, generator: Gen
         return lambda piece, out: write(
             index_windows(x[piece], size, padding, tops[piece], lefts[piece], flip[piece]), out
         )
-    pixels, down, right, mirrored = x.numpy(), tops.numpy(), lefts.numpy(), flip.numpy()
+    down, right, mirrored = tops.numpy(), lefts.numpy(), flip.numpy()
 
     def cut(piece: slice, out: Tensor) -> None:
-        crops = slide_windows(pixels[piece], size, padding, down[piece], right[piece], mirrored[piece])
+        crops = slide_windows(x[piece].numpy(), size, padding, down[piece], right[piece], mirrored[piece])
         write(torch.from_numpy(crops), out)
 
     return cut
@@ -122,12 +123,14 @@ def resample_boxes(x: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Cut:
 
     torch resamples a uint8 image twice as fast where a pixel's channels lie together.
     """
-    pixels, corners, mirrored = x.permute(0, 2, 3, 1).numpy(), boxes.tolist(), flip.tolist()
+    images, at = sources(x)
+    pixels, rows = images.permute(0, 2, 3, 1).numpy(), at.tolist()
+    corners, mirrored = boxes.tolist(), flip.tolist()
 
     def cut(piece: slice, out: Tensor) -> None:
-        for i, written in zip(range(*piece.indices(len(pixels))), out.numpy(), strict=True):
-            top, left, height, width = corners[i]
-            box = np.ascontiguousarray(pixels[i : i + 1, top : top + height, left : left + width])
+        for i, written in zip(range(*piece.indices(len(rows))), out.numpy(), strict=True):
+            row, (top, left, height, width) = rows[i], corners[i]
+            box = np.ascontiguousarray(pixels[row : row + 1, top : top + height, left : left + width])
             [new] = functional.interpolate(
                 torch.from_numpy(box.transpose(0, 3, 1, 2)), (size, size), mode="bilinear"
             ).numpy()

@@ -1,6 +1,7 @@
 """Image files brought to their canvas."""
 
 import struct
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from graft.data.threaded import map_all, num_cores
 
 # What Pillow raises on files that are not images, are damaged, are cut off, or would fill the memory.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Its successor is a package of its own; the version of torchvision is bounded in pyproject.toml.
+warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
 PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from graft.data.batchwise import gather
 from graft.data.canvas_cache import CanvasCache, CanvasFile, canvas_key
 from graft.data.decoding import Unreadable, centre, check_all, decode, decode_all, resized_shape
+from graft.data.lazy import take
 from graft.data.preprocessing import Preprocessing
 from graft.data.readers.base import RawSplit
 from graft.errors import UserError
@@ -40,7 +41,7 @@ class KeptImages:
 
     def canvases(self, positions: Tensor) -> Tensor:
         """uint8 [n, c, canvas, canvas] of positions [n]."""
-        return gather(self.tensor, positions)
+        return take(self.tensor, positions)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class MappedImages:
 
     def canvases(self, positions: Tensor) -> Tensor:
         """uint8 [n, c, canvas, canvas] of positions [n]."""
-        return gather(self.file.canvases, self.rows[positions])
+        return take(self.file.canvases, self.rows[positions])
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def open_images(
     cached = _open_cached(split.images, preprocessing, cache, content) if cache else None
     if cached:
         images, broken = cached
-        return (KeptImages(images.canvases(torch.arange(len(images)))) if keep else images), broken
+        return (KeptImages(gather(images.file.canvases, images.rows)) if keep else images), broken
     if keep:
         return _decode_into_memory(split.images, preprocessing)
     broken = check_all(split.images)

@@ -52,8 +52,10 @@ class View:
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The fixed view: the canvas' centre [n, c, size, size], scaled and normalised."""
-        x = centre_crop(x, self.preprocessing.size)
-        return self._normalise(as_they_are(x), x.shape, x.device)
+        size = self.preprocessing.size
+        return self._normalise(
+            lambda piece, out: write(centre_crop(x[piece], size), out), (*x.shape[:2], size, size), x.device
+        )
 
     def _normalise(self, cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Values 0..255 to the backbone's scale, computed in float32 and given in the default float type."""

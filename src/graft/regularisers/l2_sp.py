@@ -63,10 +63,10 @@ class L2SP(Regulariser):
         check_weights(alpha=self.alpha, beta=self.beta)
 
     def check(self, network: Network, phases: Sequence[ResolvedPhase]) -> None:
-        """The pattern matches, and no rule of the strategy sets a weight decay."""
+        """The pattern matches, and no rule of the strategy sets a weight decay above 0."""
         super().check(network, phases)
         matching_groups(self.groups, network)
-        if any(entry.weight_decay is not None for phase in phases for entry in phase.assignments):
+        if any(entry.weight_decay for phase in phases for entry in phase.assignments):
             raise UserError("it takes the place of weight decay, and a rule of this strategy sets one")
 
     def begin(self, beginning: Beginning) -> Term:
