@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import network, stage, tiny_domain, training
-from pytorch_lightning import Callback, LightningModule, Trainer
+from builders import Interrupt, network, stage, tiny_domain, training
+from pytorch_lightning import Callback
 
 from graft.data.domain import Domain
 from graft.features import Inference
@@ -49,12 +49,6 @@ def test_measuring_changes_nothing(domain: Domain) -> None:
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-class Interrupt(Callback):
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
-        if pl_module.stage_epoch == 2:
-            raise KeyboardInterrupt
-
-
 def fit(folder: Path, domain: Domain, *callbacks: Callback) -> Fitted:
     return fit_stage(stage(folder, domain, training("surgical_auto", 4, callbacks=callbacks)), network("resnet20"))
 
@@ -70,7 +64,7 @@ def test_the_largest_is_tuned_and_resumes_bit_equal(
     moved = {name for name, tensor in start.items() if not torch.equal(tensor, undisturbed.last[name])}
     assert {name.split(".")[1] for name in moved if name.startswith("backbone.")} == {chosen}
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit(tmp_path / "b", domain, Interrupt())
+        fit(tmp_path / "b", domain, Interrupt(2))
     monkeypatch.setattr("graft.stage.relative_gradient_norms", lambda *_: pytest.fail("measured again"))
     assert (tmp_path / "b" / GROUPS).exists()
     found = read_json(tmp_path / "b" / GROUPS)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import network, stage, tiny_domain, training
+from builders import Interrupt, network, stage, tiny_domain, training
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
 
@@ -34,17 +34,6 @@ MULTI_PHASE = ("lp_ft", "gradual_unfreeze", "plateau_unfreeze")
 @pytest.fixture
 def domain(tmp_path: Path) -> Domain:
     return tiny_domain(tmp_path)
-
-
-class Interrupt(Callback):
-    """Stops the process's work at the start of one epoch of the stage, in the middle of its first batch's way."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
-        if pl_module.stage_epoch == self.epoch:
-            raise KeyboardInterrupt
 
 
 class Watch(Callback):

@@ -12,26 +12,11 @@ State = Mapping[str, Tensor]  # a network's parameters and buffers by name
 STATISTICS = ("running_mean", "running_var")
 
 
-def interpolate(start: State, end: State, alpha: float) -> dict[str, Tensor]:
-    """(1 - alpha) start + alpha end (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1).
-
-    Raises:
-        UserError: the states are not those of one network.
-    """
-    return weighted([start, end], [1 - alpha, alpha])
-
-
-def mean(states: Sequence[State]) -> dict[str, Tensor]:
-    """The mean of one state or more.
-
-    Raises:
-        UserError: the states are not those of one network.
-    """
-    return weighted(states, [1.0] * len(states))
-
-
 def weighted(states: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor]:
     """The average of states under weights from 0 on, of which one at least is above 0.
+
+    With equal weights it is a uniform soup (Wortsman et al., "Model soups", ICML 2022), with 1 - alpha and alpha a
+    point between two states (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1).
 
     Sums are taken in float64 and given in the states' own types; a state that alone has weight comes out bit for bit.
     What is not a floating-point number, such as a counter of batches, is that of the last state that has weight.

@@ -175,7 +175,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
 def prepare_phase(stage: Stage, network: Network, phase: ResolvedPhase) -> None:
     """Norm statistics and closed forms as the phase begins with them."""
     if phase.recalibrate:
-        how = inference(stage.training, stage.training.plain_trainer(), network)
+        how = stage_inference(stage, network)
         recalibrate(network.backbone, stage.domain, how)
     solve_closed_form(stage, network, None if trains_backbone(phase) else stage.cache)
 
@@ -212,7 +212,7 @@ def measure_groups(stage: Stage, network: Network) -> dict[str, float]:
     """The relative gradient norm of each layer group where the stage begins."""
     training = stage.training
     solve_closed_form(stage, network, stage.cache)
-    how = inference(training, training.plain_trainer(), network)
+    how = stage_inference(stage, network)
     seed = stable_seed(stage.seed, "order")
     return relative_gradient_norms(network, stage.domain, training.objective, how, seed)
 
@@ -245,7 +245,7 @@ def find_position(stage: Stage, network: Network) -> Position:
 
 def begin_regularisation(stage: Stage, network: Network, position: Position) -> Regularisation:
     """The regularisers as the stage began, with what they had learned where it was left."""
-    how = inference(stage.training, stage.training.plain_trainer(), network)
+    how = stage_inference(stage, network)
     start = frozen_copy(network, position.start)
     regularisation = Regularisation(
         stage.training.regularisers, Beginning(start, stage.domain, stage.origin, how, stage.seed)
@@ -413,6 +413,11 @@ def inference(training: Training, trainer: Trainer, network: Network) -> Inferen
     )
 
 
+def stage_inference(stage: Stage, network: Network) -> Inference:
+    """Outputs computed as the stage's own trainer would, outside a fit."""
+    return inference(stage.training, stage.training.plain_trainer(), network)
+
+
 def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Inference) -> Domain | FeatureDomain:
     """The domain itself, or what a frozen prefix of the backbone makes of it where the views are fixed.
 
@@ -501,7 +506,7 @@ def solve_closed_form(stage: Stage, network: Network, cache: FeatureCache | None
     """Solve the mapping from both domains' features, then the head from the target's mapped features."""
     if not closed_form_parts(network):
         return
-    how = inference(stage.training, stage.training.plain_trainer(), network)
+    how = stage_inference(stage, network)
     target = backbone_features(stage.domain, network, how, cache)
     if solve := getattr(network.mapping, "solve", None):
         assert stage.source is not None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from builders import ON_THE_NETWORK, network, stage, strategy, tiny_domain, training, write_arrays
+from builders import ON_THE_NETWORK, Interrupt, network, stage, strategy, tiny_domain, training, write_arrays
 from conf_plugins import CONF, build, load, names
 from hydra.core.config_loader import ConfigLoader
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -64,15 +64,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory, domain: Domain) -> Callable[
         return fit(tmp_path_factory.mktemp("plain") / "a", domain, {}, *how)
 
     return fitted
-
-
-class Interrupt(Callback):
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
-        if pl_module.stage_epoch == self.epoch:
-            raise KeyboardInterrupt
 
 
 def fit(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import yaml
 from conf_plugins import CONF
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torchvision.models import VisionTransformer
 
 from graft.data.domain import Domain
@@ -109,3 +109,14 @@ def tiny_vit(size: int = 32) -> SequentialBackbone:
     backbone = SequentialBackbone(layer_groups(native), 16, preprocessing, Overrides())
     backbone.name = "tiny_vit"
     return backbone
+
+
+class Interrupt(Callback):
+    """Stops the process's work in one epoch of the stage, after its first batch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
+        if pl_module.stage_epoch == self.epoch:
+            raise KeyboardInterrupt

@@ -11,7 +11,7 @@ from scipy.special import log_softmax, softmax
 
 from graft.after.temperature import LIMIT, best_temperature
 from graft.after.tta import AveragedViews
-from graft.averaging import interpolate, mean
+from graft.averaging import weighted
 from graft.data.augment import Augmentation
 from graft.data.datasets import EpochSampler
 from graft.data.view import View
@@ -78,7 +78,7 @@ def states(count: int) -> list[dict[str, torch.Tensor]]:
 
 def test_a_soup_is_the_mean_by_numpy() -> None:
     each = states(3)
-    for name, tensor in mean(each).items():
+    for name, tensor in weighted(each, [1.0] * len(each)).items():
         expected = np.mean([state[name].numpy().astype(np.float64) for state in each], axis=0)
         np.testing.assert_array_equal(tensor.numpy(), expected.astype(tensor.numpy().dtype))
 
@@ -86,7 +86,7 @@ def test_a_soup_is_the_mean_by_numpy() -> None:
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 0.9])
 def test_interpolation_by_numpy(alpha: float) -> None:
     start, end = states(2)
-    for name, tensor in interpolate(start, end, alpha).items():
+    for name, tensor in weighted([start, end], [1 - alpha, alpha]).items():
         a, b = (state[name].numpy().astype(np.float64) for state in (start, end))
         expected = (1 - alpha) * a + alpha * b if tensor.is_floating_point() else b
         np.testing.assert_allclose(tensor.numpy(), expected, rtol=1e-7, atol=1e-12)

@@ -7,7 +7,7 @@ from graft.averaging import State, statistics_differ, weighted
 from graft.evaluation import evaluate
 from graft.models.network import Network
 from graft.recalibration import reestimate
-from graft.stage import Stage, inference, solve_closed_form
+from graft.stage import Stage, solve_closed_form, stage_inference
 from graft.summary import flat_scores
 
 
@@ -42,5 +42,5 @@ def load_average(stage: Stage, network: Network, states: Sequence[State], weight
     if len(averaged) == 1:
         return
     if statistics_differ(averaged):
-        reestimate(network, stage.domain, inference(stage.training, stage.training.plain_trainer(), network))
+        reestimate(network, stage.domain, stage_inference(stage, network))
     solve_closed_form(stage, network, cache=None)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import network, stage, tiny_domain, training
-from pytorch_lightning import Callback, LightningModule, Trainer
+from builders import Interrupt, network, stage, tiny_domain, training
+from pytorch_lightning import Callback
 
 from graft.data.domain import Domain
 from graft.features import FeatureCache
@@ -25,17 +25,6 @@ BOTTLENECK = Bottleneck(name="bottleneck", targets=Targets(), rank=2)
 @pytest.fixture
 def domain(tmp_path: Path) -> Domain:
     return tiny_domain(tmp_path)
-
-
-class Stop(Callback):
-    """Stops at a step of one epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
-        if pl_module.stage_epoch == self.epoch:
-            raise KeyboardInterrupt
 
 
 def adapted(adapter: Adapter) -> Network:
@@ -74,7 +63,7 @@ def test_weights_and_statistics_stay_and_the_adapter_moves(
 def test_resumed_is_bit_equal_to_undisturbed(tmp_path: Path, domain: Domain, adapter: Adapter, epoch: int) -> None:
     undisturbed = fit(tmp_path / "a", domain, "gradual_unfreeze", adapter)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit(tmp_path / "b", domain, "gradual_unfreeze", adapter, Stop(epoch))
+        fit(tmp_path / "b", domain, "gradual_unfreeze", adapter, Interrupt(epoch))
     assert equal(undisturbed.last, fit(tmp_path / "b", domain, "gradual_unfreeze", adapter).last)
 
 
