@@ -92,6 +92,7 @@ class Beginning:
     origin: Origin | None
     how: Inference
     seed: int
+    target: Domain | None = None  # where a stage adapts to a target without labels; its train images are in `pool`
 
     def required_origin(self) -> Origin:
         """The source stage, for those that need its head: validation refuses them without."""
