@@ -92,6 +92,12 @@ class Beginning:
     origin: Origin | None
     how: Inference
     seed: int
+    target: Domain | None = None  # whose unlabelled images every step looks at; `domain` is the source then
+
+    def required_target(self) -> Domain:
+        """The domain without labels, for terms of `adaptation`: stages without one have none."""
+        assert self.target is not None
+        return self.target
 
     def required_origin(self) -> Origin:
         """The source stage, for those that need its head: validation refuses them without."""
