@@ -92,7 +92,7 @@ class Beginning:
     origin: Origin | None
     how: Inference
     seed: int
-    target: Domain | None = None  # whose unlabelled images every step looks at; `domain` is the source then
+    target: Domain | None = None  # where a stage adapts to a target without labels; its train images are in `pool`
 
     def required_target(self) -> Domain:
         """The domain without labels, for terms of `adaptation`: stages without one have none."""
