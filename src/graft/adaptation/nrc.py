@@ -70,6 +70,6 @@ class _NRCTerm(Term):
         expanded = self.bank.nearest(self.bank.features[near.positions], near.positions, self.settings.num_expanded)
         counted = expanded.there & near.there[..., None]  # [n, K, M]
         reciprocal = ((expanded.positions == positions[:, None, None]) & counted).any(dim=2)
-        weights = torch.where(reciprocal, 1.0, affinity) * near.there
+        weights = (affinity + (1.0 - affinity) * reciprocal.to(self.bank.p.dtype)) * near.there
         of_near = (self.bank.p[near.positions] * weights[..., None]).sum(dim=1)
         return of_near + affinity * (self.bank.p[expanded.positions] * counted[..., None]).sum(dim=(1, 2))
