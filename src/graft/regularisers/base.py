@@ -94,6 +94,11 @@ class Beginning:
     seed: int
     target: Domain | None = None  # where a stage adapts to a target without labels; its train images are in `pool`
 
+    def required_target(self) -> Domain:
+        """The domain without labels, for terms of `adaptation`: stages without one have none."""
+        assert self.target is not None
+        return self.target
+
     def required_origin(self) -> Origin:
         """The source stage, for those that need its head: validation refuses them without."""
         assert self.origin is not None
