@@ -428,7 +428,9 @@ def stage_inference(stage: Stage, network: Network) -> Inference:
 
 
 def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Inference) -> Data:
-    """The domain itself, paired with the one that it adapts to if there is one; or what a frozen prefix of the backbone makes of it where the views are fixed.
+    """The domain itself, or paired with the one that it adapts to; or what a frozen prefix makes of it.
+
+    A prefix of the backbone is run beforehand where the views are fixed.
 
     Raises:
         UserError: the fixed augmented views that were asked for exceed the cache's limit.

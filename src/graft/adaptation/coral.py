@@ -1,12 +1,13 @@
 """Deep CORAL: source and target features get the same covariance."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from graft.adaptation.base import Adaptation
 from graft.errors import UserError
-from graft.regularisers.base import Beginning, Step, Term, full_precision
+from graft.regularisers.base import Beginning, Need, Step, Term, full_precision
 
 
 def covariance(features: Tensor) -> Tensor:
@@ -33,6 +34,8 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class DeepCORAL(Adaptation):
     """Aligns the covariances of the features that the head is given."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
 
     def begin(self, beginning: Beginning) -> Term:
         """Nothing is learned beside the network."""

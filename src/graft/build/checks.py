@@ -129,7 +129,7 @@ def _against_adaptation(config: Config) -> Iterator[str]:
         if getattr(locate(node["_target_"]), "needs_val", False):
             yield f"after.{name} chooses by the target's labels; leave it out"
     for name, node in config["regulariser"].items():
-        needs = getattr(locate(node["_target_"]), "needs", frozenset())
+        needs: frozenset[Need] = getattr(locate(node["_target_"]), "needs", frozenset())
         if needs & {"second_view", "plain_gradients", "source_head"}:
             yield f"regulariser={name} is made for a labelled target; leave it out"
 

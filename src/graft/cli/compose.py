@@ -22,12 +22,8 @@ from graft.cli.overrides import diagnose, explain_text, first_words, groups, req
 from graft.cli.source import PRIMARY, search_path
 from graft.errors import UserError, did_you_mean
 
-SEVERAL = (
-    "callbacks",
-    "after",
-    "regulariser",
-    "adaptation",
-)  # groups of which several may be chosen, or none: after=[]
+# Groups of which several may be chosen, or none: after=[]
+SEVERAL = ("callbacks", "after", "regulariser", "adaptation")
 
 
 @contextmanager
