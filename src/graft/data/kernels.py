@@ -1,8 +1,8 @@
 """Training crops in one pass from uint8 to normalised float32, compiled by Numba (Lam et al., LLVM-HPC 2015).
 
-Each gives, bit for bit, what torch and NumPy give in several passes. The compiled code is kept on disk beside this file, or
-in the user's cache folder. Everything is indexed in flat arrays by unsigned integers: slices, and indices that could be
-negative, keep the compiler from using vector instructions.
+Each gives, bit for bit, what torch and NumPy give in several passes. The compiled code is kept on disk beside this
+file, or in the user's cache folder. Everything is indexed in flat arrays by unsigned integers: slices, and indices that
+could be negative, keep the compiler from using vector instructions.
 """
 
 from typing import Any
@@ -25,10 +25,17 @@ def crop_windows(
     shift: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Windows of images padded with zeros, times `scale` [c] plus `shift` [c], written to `out` float32 [n, c, size, size].
+    """Windows of images padded with zeros, times `scale` [c] plus `shift` [c].
 
-    `pixels` is uint8 [n, c, side, side]; windows begin at `tops` [n] and `lefts` [n] of the padded images, and are mirrored
-    where `flip` [n] says so.
+    Args:
+        pixels: uint8 [n, c, side, side].
+        tops: int64 [n], where windows begin in the padded images.
+        lefts: int64 [n].
+        flip: bool [n], which windows to mirror.
+        padding: so many zeros on each side.
+        scale: float32 [c].
+        shift: float32 [c].
+        out: float32 [n, c, size, size], which is filled.
     """
     num, channels, side, _ = pixels.shape
     size = out.shape[2]
@@ -100,10 +107,9 @@ def resample(box: np.ndarray, mirrored: bool, scale: np.ndarray, shift: np.ndarr
             two = np.uintp((below[y] % 2 * channels + c) * size)
             at = np.uintp((c * size + y) * size)
             for x in range(size):
-                here = np.float32(lines[one + np.uintp(x)])
-                there = np.float32(lines[two + np.uintp(x)])
-                value = np.floor((here * weight + there * other + rounding) * unit)  # exact: all below 2**24
-                target[at + np.uintp(x)] = value * factor + offset
+                up, down = np.float32(lines[one + np.uintp(x)]), np.float32(lines[two + np.uintp(x)])
+                sample = np.floor((up * weight + down * other + rounding) * unit)  # exact: all below 2**24
+                target[at + np.uintp(x)] = sample * factor + offset
 
 
 @compiled
