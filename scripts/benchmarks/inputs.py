@@ -44,8 +44,8 @@ ROWS = (
             share("graft, first epoch", "torchvision, decode_image", at_least=1.2),
             share("graft, later epochs", "torchvision, Pillow", at_least=8.0),
         ),
-        note=f"{COMPILED}; not compiled, no gain for later epochs from pieces of several images, more threads than cores, "
-        "normalising in a small array that stays in a core's cache, resampling in float32, by grid_sample or by bfloat16 matrix products, "
-        "joining crops as they are converted, or multiplying as they are",
+        note=f"{COMPILED}; not compiled, no gain for later epochs from pieces of several images, more threads than "
+        "cores, normalising in a small array that stays in a core's cache, resampling in float32, by grid_sample or by "
+        "bfloat16 matrix products, joining crops as they are converted, or multiplying as they are",
     ),
 )
