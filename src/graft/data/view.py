@@ -6,8 +6,9 @@ from torch import Generator, Tensor
 
 from graft.batch import LabelledBatch
 from graft.data.augment import Augmentation, mix
-from graft.data.batchwise import Cut, assemble, scale_and_shift, write
+from graft.data.batchwise import Cut, assemble, write
 from graft.data.colour import jitter_colour
+from graft.data.compiled import scale_and_shift
 from graft.data.crops import centre_crop, mirror, random_crop, random_resized_crop
 from graft.data.draws import coin
 from graft.data.preprocessing import Preprocessing
