@@ -34,7 +34,7 @@ def fit(folder: Path, domains: tuple[Domain, Domain], name: str, callbacks: tupl
     return fit_stage(replace(stage(folder, source, how), unlabelled=target), network("cnn"))
 
 
-@pytest.mark.parametrize("name", ["atdoc", "fixmatch", "mean_teacher", "mme", "nrc", "shot", "shot_im"])
+@pytest.mark.parametrize("name", ["atdoc", "mean_teacher", "nrc", "shot"])
 def test_resumed_is_bit_equal(tmp_path: Path, domains: tuple[Domain, Domain], name: str) -> None:
     undisturbed = fit(tmp_path / "a", domains, name)
     with pytest.raises((KeyboardInterrupt, SystemExit)):

@@ -28,14 +28,14 @@ def methods(name: str) -> dict[str, Adaptation]:
 
 
 def fit(folder: Path, domains: tuple[Domain, Domain], name: str, *callbacks: Callback) -> Fitted:
-    how = replace(training(max_epochs=3, callbacks=callbacks), adaptation=methods(name))
+    how = replace(training(max_epochs=2, callbacks=callbacks), adaptation=methods(name))
     source, target = domains
-    return fit_stage(replace(stage(folder, source, how), unlabelled=target), network("resnet20"))
+    return fit_stage(replace(stage(folder, source, how), unlabelled=target), network())
 
 
 @pytest.fixture(scope="module")
 def domains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Domain, Domain]:
-    """A source of 36 training images, and a target of 36 others, in batches of different sizes."""
+    """A source of about 30 training images, and a target of 36 others, in batches of different sizes."""
     return domains_in(tmp_path_factory.mktemp("domains"))
 
 
@@ -43,11 +43,11 @@ def domains_in(folder: Path, labels: Callable[[np.ndarray], np.ndarray] = np.asa
     """The two domains, the target's labels as `labels` makes them of the right ones."""
     for name, seed in (("source", 0), ("target", 1)):
         (folder / name).mkdir()
-        path = write_arrays(folder / name / "tiny.npz", num_per_class=15, seed=seed)
+        path = write_arrays(folder / name / "tiny.npz", num_per_class=12, seed=seed)
         if name == "target":
             arrays = dict(np.load(path))
             np.savez(path, **arrays | {key: labels(arrays[key]) for key in ("y_train", "y_test")})
-    return tiny_domain(folder / "source", batch_size=12), tiny_domain(folder / "target", batch_size=8)
+    return tiny_domain(folder / "source", batch_size=12), tiny_domain(folder / "target", batch_size=8, val_fraction=0.0)
 
 
 def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ def test_trains_and_goes_on_bit_equal(
     name: str, tmp_path: Path, domains: tuple[Domain, Domain], fitted: Callable[[str], Fitted]
 ) -> None:
     undisturbed = fitted(name)
-    assert len(undisturbed.history) == 3
+    assert len(undisturbed.history) == 2
     assert all(torch.isfinite(tensor).all() for tensor in undisturbed.last.values() if tensor.is_floating_point())
     with pytest.raises(SystemExit):
         fit(tmp_path, domains, name, Interrupt(epoch=1))
@@ -88,7 +88,6 @@ def test_trains_and_goes_on_bit_equal(
 def test_labels_of_the_target_change_nothing(
     name: str, tmp_path: Path, domains: tuple[Domain, Domain], fitted: Callable[[str], Fitted]
 ) -> None:
-    """The split is the same, for labels are renamed, not shuffled."""
     renamed = domains_in(tmp_path, lambda y: (y + 1) % 3)
     assert not torch.equal(renamed[1].datasets["test"].labels, domains[1].datasets["test"].labels)
     assert torch.equal(renamed[1].pool.positions, domains[1].pool.positions)
@@ -96,9 +95,8 @@ def test_labels_of_the_target_change_nothing(
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "source_only"])
-def test_its_term_is_in_the_history(name: str, fitted: Callable[[str], Fitted]) -> None:
-    for key in load("adaptation", name):
-        assert all(np.isfinite(row[f"train/{key}"]) for row in fitted(name).history) or len(methods(name)) == 1
+def test_its_loss_is_a_finite_number(name: str, fitted: Callable[[str], Fitted]) -> None:
+    assert all(np.isfinite(row["train/loss"]) for row in fitted(name).history)
 
 
 REFUSED = [

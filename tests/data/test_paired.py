@@ -58,7 +58,8 @@ def test_the_longer_domain_comes_once_and_the_shorter_in_another_order_each_time
     assert len(source) == len(set(source.tolist())) == 48
     assert [len(batch.target.x) for batch in found] == [6, 5, 6]
     again = positions(batches(paired))
-    assert torch.equal(target, again[1]) and torch.equal(source, again[0])
+    assert torch.equal(target, again[1])
+    assert torch.equal(source, again[0])
     assert not torch.equal(source, positions(batches(paired, epoch=1))[0])
 
 

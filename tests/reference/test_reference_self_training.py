@@ -215,15 +215,17 @@ def test_nrc_step_by_step() -> None:
     network = small_network()
     term = begun(NRC(weight=0.5, num_neighbours=3, num_expanded=2), network)
     bank: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    lists: dict[int, list[int]] = {}
     for positions in batches():
         logits, features = 2 * normal(len(positions), NUM_CLASSES), normal(len(positions), NUM_FEATURES)
         p = softmax(logits, axis=1)
         bank |= {i: (f / np.linalg.norm(f), row) for i, f, row in zip(positions, features, p, strict=True)}
+        lists |= {i: nearest(bank, f, i, 2) for i, f in zip(positions, features, strict=True)}
         agreements = []
         for row, f, i in zip(p, features, positions, strict=True):
             agreement = 0.0
             for j in nearest(bank, f, i, 3):
-                theirs = nearest(bank, bank[j][0], j, 2)
+                theirs = lists[j]
                 agreement += (1.0 if i in theirs else 0.1) * bank[j][1] @ row
                 agreement += sum(0.1 * bank[m][1] @ row for m in theirs)
             agreements.append(agreement)

@@ -12,8 +12,8 @@ from graft.regularisers.base import Beginning, full_precision
 class Neighbours(NamedTuple):
     """Samples of a bank that are most like some others."""
 
-    positions: Tensor  # [..., m]
-    there: Tensor  # booleans [..., m]; False where the bank holds fewer
+    positions: Tensor  # [n, m]
+    there: Tensor  # booleans [n, m]; False where the bank holds fewer
 
 
 class Bank(nn.Module):
@@ -41,14 +41,14 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def nearest(self, features: Tensor, positions: Tensor, num: int) -> Neighbours:
-        """The `num` samples seen whose features are closest in cosine to features [..., d], without themselves.
+        """The `num` samples seen whose features are closest in cosine to features [n, d], without themselves.
 
-        `positions` [...] are those of the samples themselves. A bank of N samples has at most N - 1 neighbours.
+        `positions` [n] are those of the samples themselves. A bank of N samples has at most N - 1 neighbours.
         """
-        directions = normalize(full_precision(features), dim=-1).to(self.features.dtype)
-        similarity = (directions @ self.features.T).masked_fill(~self.seen, -torch.inf)
-        similarity = similarity.scatter(-1, positions[..., None], -torch.inf)
-        values, found = similarity.topk(min(num, len(self.seen)), dim=-1)
+        directions = normalize(full_precision(features), dim=1).to(self.features.dtype)
+        similarity = (directions @ self.features.T).masked_fill_(~self.seen, -torch.inf)
+        similarity.scatter_(1, positions[:, None], -torch.inf)
+        values, found = similarity.topk(min(num, len(self.seen)), dim=1)
         return Neighbours(found, values > -torch.inf)
 
 
