@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
-from graft.adaptation.base import Adaptation
-from graft.adaptation.discriminator import Discriminator, domain_loss
+from graft.adaptation.discriminator import Adversarial, Discriminator, domain_loss
 from graft.regularisers.base import Beginning, Need, Step, Term
 
 
@@ -24,26 +23,20 @@ def fooling_loss(discriminator: Discriminator, features: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ADDA(Adaptation):
+class ADDA(Adversarial):
     """A discriminator tells the source's features, as the stage began, from the target's, which learn to fool it.
 
     Tzeng et al., CVPR 2017, with the steps of discriminator and features taken at the same time. In the paper nothing
     else trains the target's features; here the objective goes on training them on the source's labels. The weight is
     that of what the features learn; the discriminator's loss is not scaled.
-
-    Args:
-        num_hidden: width of the discriminator's two hidden layers.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features", "starting_network"})
 
-    gamma: float | None = 10.0
-    num_hidden: int = 256
-
     def begin(self, beginning: Beginning) -> Term:
         """With a discriminator whose initial weights are drawn from the stage's seed."""
         num_features = beginning.network.head.num_features
-        return _ADDATerm(self, Discriminator(num_features, self.num_hidden, beginning.seed, "adda"))
+        return _ADDATerm(self, self.discriminator(num_features, beginning.seed))
 
 
 class _ADDATerm(Term):

@@ -1,18 +1,17 @@
 """CDAN and CDAN+E: a discriminator that sees features together with the predictions on them."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, softmax
+from torch.nn.functional import softmax
 
-from graft.adaptation.base import Adaptation
-from graft.adaptation.discriminator import Discriminator, domain_loss
+from graft.adaptation.discriminator import Adversarial, Discriminator, domain_loss
+from graft.adaptation.entropy import entropies
 from graft.adaptation.reversal import reverse
 from graft.models.network import initial_weights
 from graft.objectives.supervised import Outputs
-from graft.regularisers.base import Beginning, Fixed, Need, Step, Term, full_precision
+from graft.regularisers.base import Beginning, Fixed, Step, Term, full_precision
 
 LARGEST = 4096  # outputs of the multilinear map that are not replaced by random projections
 NUM_PROJECTIONS = 1024  # as in the authors' experiments
@@ -50,14 +49,12 @@ def entropy_weights(logits: Tensor, coefficient: float) -> Tensor:
     Long et al., 2018, section 3.2. What makes the predictions learns the weights by gradient reversal, as it does all
     that the discriminator is trained on; the scale takes no gradient.
     """
-    log_p = log_softmax(full_precision(logits), dim=1)
-    entropies = -(log_p.exp() * log_p).sum(dim=1)
-    weights = 1.0 + torch.exp(-reverse(entropies, coefficient))
+    weights = 1.0 + torch.exp(-reverse(entropies(logits), coefficient))
     return weights / weights.mean().detach()
 
 
 @dataclass(frozen=True)
-class CDAN(Adaptation):
+class CDAN(Adversarial):
     """DANN whose discriminator is given the product of each feature and each class probability.
 
     Long et al., NeurIPS 2018. The weight and its ramp are those of the reversal. As in the authors' code, the
@@ -65,20 +62,15 @@ class CDAN(Adaptation):
 
     Args:
         entropy: samples that are surely classified count up to twice as much as others (CDAN+E).
-        num_hidden: width of the discriminator's two hidden layers.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
-
-    gamma: float | None = 10.0
     entropy: bool = False
-    num_hidden: int = 256
 
     def begin(self, beginning: Beginning) -> Term:
         """With projections and a discriminator that are drawn from the stage's seed."""
         head = beginning.network.head
         product = MultilinearMap(head.num_features, head.num_classes, beginning.seed)
-        return _CDANTerm(self, product, Discriminator(product.num_outputs, self.num_hidden, beginning.seed, "cdan"))
+        return _CDANTerm(self, product, self.discriminator(product.num_outputs, beginning.seed))
 
 
 class _CDANTerm(Term):

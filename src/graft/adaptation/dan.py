@@ -21,6 +21,7 @@ class DAN(Adaptation):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
 
+    weight: float = 5.0
     gamma: float | None = 10.0
 
     def begin(self, beginning: Beginning) -> Term:

@@ -1,12 +1,16 @@
 """What tells the domains apart, for adversarial methods."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from graft.adaptation.base import Adaptation
 from graft.errors import UserError
 from graft.models.network import initial_weights
-from graft.regularisers.base import full_precision
+from graft.regularisers.base import Need, full_precision
 
 
 class Discriminator(nn.Module):
@@ -17,20 +21,13 @@ class Discriminator(nn.Module):
     Args:
         num_inputs: d.
         num_hidden: width of each hidden layer.
-        seed, part: what its initial weights are drawn from: the stage's seed, and the method's name.
-
-    Raises:
-        UserError: `num_hidden` is below 1.
     """
 
-    def __init__(self, num_inputs: int, num_hidden: int, seed: int, part: str) -> None:
+    def __init__(self, num_inputs: int, num_hidden: int) -> None:
         super().__init__()
-        if num_hidden < 1:
-            raise UserError(f"num_hidden={num_hidden!r}; expected 1 or more")
-        with initial_weights(seed, part):
-            self.hidden1 = nn.Linear(num_inputs, num_hidden)
-            self.hidden2 = nn.Linear(num_hidden, num_hidden)
-            self.output = nn.Linear(num_hidden, 1)
+        self.hidden1 = nn.Linear(num_inputs, num_hidden)
+        self.hidden2 = nn.Linear(num_hidden, num_hidden)
+        self.output = nn.Linear(num_hidden, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs [n], in float32 at least, of inputs [n, d]."""
@@ -50,3 +47,27 @@ def domain_loss(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] |
         loss = binary_cross_entropy_with_logits(logits, labels, reduction="none")
         losses.append((loss if weights is None else weights[i] * loss).mean())
     return (losses[0] + losses[1]) / 2
+
+
+@dataclass(frozen=True)
+class Adversarial(Adaptation):
+    """Settings of a method with a discriminator.
+
+    Args:
+        num_hidden: width of the discriminator's two hidden layers.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
+
+    gamma: float | None = 10.0
+    num_hidden: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_hidden < 1:
+            raise UserError(f"num_hidden={self.num_hidden!r}; expected 1 or more")
+
+    def discriminator(self, num_inputs: int, seed: int) -> Discriminator:
+        """One for inputs [n, d], with the initial weights that a stage's seed gives it."""
+        with initial_weights(seed, type(self).__name__):
+            return Discriminator(num_inputs, self.num_hidden)

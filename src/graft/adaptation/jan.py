@@ -32,6 +32,7 @@ class JAN(Adaptation):
     pairs; the weight grows as there.
     """
 
+    weight: float = 5.0
     gamma: float | None = 10.0
 
     def begin(self, beginning: Beginning) -> Term:

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from graft.adaptation.base import Adaptation
-from graft.adaptation.discriminator import Discriminator
+from graft.adaptation.discriminator import Adversarial, Discriminator
 from graft.adaptation.reversal import reverse
-from graft.regularisers.base import Beginning, Need, Step, Term, check_weights, full_precision
+from graft.regularisers.base import Beginning, Step, Term, check_weights, full_precision
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
@@ -35,7 +33,7 @@ def penalised_points(source: Tensor, target: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class WDGRL(Adaptation):
+class WDGRL(Adversarial):
     """A critic of bounded slope estimates the Wasserstein distance of the features, which learn to make it small.
 
     Shen et al., AAAI 2018. The paper trains the critic for several steps between two of the features; here both take
@@ -44,14 +42,11 @@ class WDGRL(Adaptation):
 
     Args:
         penalty: of critics whose gradients have norms other than 1.
-        num_hidden: width of the critic's two hidden layers.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
-
     weight: float = 0.01
+    gamma: float | None = None
     penalty: float = 10.0
-    num_hidden: int = 256
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,7 +55,7 @@ class WDGRL(Adaptation):
     def begin(self, beginning: Beginning) -> Term:
         """With a critic whose initial weights are drawn from the stage's seed."""
         num_features = beginning.network.head.num_features
-        return _WDGRLTerm(self, Discriminator(num_features, self.num_hidden, beginning.seed, "wdgrl"))
+        return _WDGRLTerm(self, self.discriminator(num_features, beginning.seed))
 
 
 class _WDGRLTerm(Term):
