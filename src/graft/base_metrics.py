@@ -1,10 +1,10 @@
 """torchmetrics without the metrics, until somebody wants them.
 
-Of torchmetrics, Lightning needs the base classes `Metric` and `MetricCollection`. But `import torchmetrics` imports every
-metric, and for them transformers, torchvision, SciPy and Matplotlib where these are installed, which takes longer than
-all else that a run imports. Here the package begins with the base classes alone. Its own `__init__` runs in the same
-module as soon as anything else is asked of it: whoever uses torchmetrics then finds all of it, made of the very base
-classes that Lightning knows.
+Of torchmetrics, Lightning needs the base classes `Metric` and `MetricCollection`. But `import torchmetrics` imports
+every metric, and for them transformers, torchvision, SciPy and Matplotlib where these are installed, which takes longer
+than all that a run needs of Lightning. Here the package begins with the base classes alone. Its own `__init__` runs in
+the same module as soon as anything else is asked of it: whoever uses torchmetrics then finds all of it, made of the
+very base classes that Lightning knows.
 """
 
 import logging
@@ -32,7 +32,7 @@ class BasesFirst(ModuleType):
         return dir(self)
 
     def _become_whole(self) -> None:
-        self.__class__ = ModuleType
+        self.__class__ = ModuleType  # type: ignore[assignment]
         try:
             self.__loader__.exec_module(self)  # type: ignore[union-attr]
         except BaseException:
