@@ -17,6 +17,7 @@ def run(code: str) -> None:
 def test_a_run_imports_none_of_what_metrics_import() -> None:
     # The reader of the digits is what the default run imports beside the pipeline.
     run(f"import graft.pipeline, graft.data.readers.digits, sys; assert not {HEAVY!r} & sys.modules.keys()")
+    run("import graft.reports.terminal, sys; assert 'scipy.stats' not in sys.modules")
 
 
 def test_whoever_uses_torchmetrics_finds_all_of_it_and_the_bases_that_lightning_knows() -> None:
