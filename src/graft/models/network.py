@@ -17,10 +17,11 @@ from graft.seeds import stable_seed
 def initial_weights(seed: int, part: str) -> Iterator[None]:
     """Whatever is built meanwhile gets the weights that a run's seed gives this part ("backbone", "mapping", "head").
 
-    The global generator is left as it was.
+    They are drawn on the CPU, whose global generator is left as it was. `torch.manual_seed` would also queue a call,
+    with its stack trace, for every CUDA device that is not in use.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(stable_seed(seed, part))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stable_seed(seed, part))
         yield
 
 

@@ -24,7 +24,10 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to be written that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    """A file to be written that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    A power cut right afterwards may bring the old content back; `sync_folder` makes sure that it does not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
@@ -36,7 +39,6 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -138,10 +138,10 @@ def seal(folder: Path) -> None:
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    for parent in {path.parent for path in files}:
-        sync_folder(parent)
     manifest = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
     atomic_write_json(folder / MANIFEST, manifest)
+    for parent in {folder, *(path.parent for path in files)}:
+        sync_folder(parent)
 
 
 def find_damage(folder: Path) -> str | None:

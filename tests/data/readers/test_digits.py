@@ -1,4 +1,5 @@
 import numpy as np
+from sklearn.datasets import load_digits
 
 from graft.data.readers.digits import Digits
 
@@ -12,3 +13,9 @@ def test_all_digits_in_full_range() -> None:
     assert np.bincount(raw.train.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert raw.class_names == tuple("0123456789")
     assert raw.test is None
+
+
+def test_equal_to_what_scikit_learn_reads() -> None:
+    expected, raw = load_digits(), Digits().read()
+    np.testing.assert_array_equal(raw.train.images, np.rint(expected.images * 255 / 16))
+    np.testing.assert_array_equal(raw.train.labels, expected.target)

@@ -1,7 +1,9 @@
 """Real handwritten digits that ship with scikit-learn."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
-from sklearn.datasets import load_digits
 
 from graft.data.readers.base import RawDataset, RawSplit, hash_splits
 
@@ -17,8 +19,16 @@ class Digits:
 
     def read(self) -> RawDataset:
         """All images as one training split."""
-        digits = load_digits()
-        images = np.rint(digits.images * (255 / NUM_LEVELS)).astype(np.uint8)
-        train = RawSplit(images, digits.target.astype(np.int64))
-        class_names = tuple(str(name) for name in digits.target_names)
+        rows = np.loadtxt(digits_file(), delimiter=",")  # 64 grey values and the label
+        images = np.rint(rows[:, :-1].reshape(-1, 8, 8) * (255 / NUM_LEVELS)).astype(np.uint8)
+        train = RawSplit(images, rows[:, -1].astype(np.int64))
+        class_names = tuple(str(digit) for digit in range(10))
         return RawDataset(train, None, None, class_names, hash_splits((train,), class_names))
+
+
+def digits_file() -> Path:
+    """The file that `sklearn.datasets.load_digits` reads, found without importing scikit-learn, which is slow."""
+    spec = find_spec("sklearn")
+    assert spec is not None, "scikit-learn is a dependency"
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
