@@ -9,6 +9,7 @@ import pytest
 import torch
 from builders import Interrupt, network, stage, tiny_domain, training
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from graft.callbacks.checkpoints import LAST, read_checkpoint
 from graft.data.domain import Domain
@@ -124,6 +125,14 @@ def test_what_mattered_is_in_the_checkpoint(tmp_path: Path, domain: Domain, epoc
     assert equal(undisturbed.last, fit(tmp_path / "b", domain, "gradual_unfreeze", ADALORA, **how).last)
     assert any(tensor.any() for tensor in importances(tmp_path / "a").values())
     assert equal(importances(tmp_path / "a"), importances(tmp_path / "b"))
+
+
+def test_resumed_is_bit_equal_under_averaged_weights(tmp_path: Path, domain: Domain) -> None:
+    averaging = EMAWeightAveraging(decay=0.9)
+    undisturbed = fit(tmp_path / "a", domain, "lp_ft", ADALORA, averaging)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path / "b", domain, "lp_ft", ADALORA, EMAWeightAveraging(decay=0.9), Interrupt(4))
+    assert equal(undisturbed.last, fit(tmp_path / "b", domain, "lp_ft", ADALORA, EMAWeightAveraging(decay=0.9)).last)
 
 
 def final_ranks(fitted: Fitted) -> list[int]:

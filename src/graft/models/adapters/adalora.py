@@ -107,8 +107,9 @@ class RankAllocation(Companion):
     """Gives up the singular triplets that matter least, over all layers together, until the target rank is reached.
 
     Algorithm 1 of the paper, on the layers that have been trained so far: those that a later phase thaws join in then,
-    and keep their initial rank where that is after the last allocation. What is frozen is left alone. As in the
-    authors' published code, the sensitivity of a weight counts the weight after the step, with the step's gradient.
+    and keep their initial rank where that is after the last allocation. What is frozen is left alone. A stage that a
+    callback ends early has given up less. As in the authors' published code, the sensitivity of a weight counts the
+    weight after the step, with the step's gradient.
     """
 
     name: ClassVar[str] = "orthogonality"
