@@ -111,9 +111,7 @@ def curve_of(stage: Stage, network: Network) -> "Curve | None":
     if not phases[index].trained_names:
         return None
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
-    regularisation = None
-    if training.regularisers:
-        regularisation = begin_regularisation(stage, network, Position(snapshot(network)))
+    regularisation = begin_regularisation(stage, network, Position(snapshot(network)))
     for phase in phases[: index + 1]:
         apply_phase(network, phase)
         prepare_phase(stage, network, phase)

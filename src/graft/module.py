@@ -165,7 +165,18 @@ class GraftModule(LightningModule):
         optimizer = make_optimizer(self.network, self.phase, self.optimizer_factory, beside)
         if self.carried_state is not None:
             restore_optimizer_state(optimizer, self.carried_state)
+        if self.regularisation is not None:
+            optimizer.register_step_post_hook(self._after_step)
         return optimizer
+
+    def _after_step(self, *_: object) -> None:
+        """Tell the regularisers which of the stage's steps the optimiser has taken; the trainer does not count it yet.
+
+        A hook of the optimiser, whose step is the one call that every way to train makes.
+        """
+        assert self.regularisation is not None
+        steps_before = self.phase.first_epoch * self.steps_per_epoch + self.trainer.global_step
+        self.regularisation.after_step(self.network, steps_before + 1, self.stage_epochs * self.steps_per_epoch)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put back what a checkpoint leaves out: weights that this network has from the start of the stage."""

@@ -36,6 +36,7 @@ from graft.errors import UserError
 from graft.experiment import Training
 from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, extract
 from graft.gradients import relative_gradient_norms
+from graft.models.adapters.base import companion_of
 from graft.models.network import Network
 from graft.module import PREFIX, GraftModule, Span
 from graft.recalibration import recalibrate
@@ -147,7 +148,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     history = position.history or []
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
     solving = Stopwatch(choosing_seconds)
-    if training.terms and any(phase.trained_names for phase in phases):
+    if any(phase.trained_names for phase in phases):
         with solving:
             position.regularisation = begin_regularisation(stage, network, position)
     if stage.logger is not None and not history:
@@ -247,8 +248,13 @@ def find_position(stage: Stage, network: Network) -> Position:
     return Position(start, left["phase_index"], left["history"], None, path)
 
 
-def begin_regularisation(stage: Stage, network: Network, position: Position) -> Regularisation:
-    """The regularisers as the stage began, with what they had learned where it was left."""
+def begin_regularisation(stage: Stage, network: Network, position: Position) -> Regularisation | None:
+    """The regularisers as the stage began, with what they had learned where it was left.
+
+    None without any, where the network's adapter has no companion either.
+    """
+    if not stage.training.terms and companion_of(network.backbone) is None:
+        return None
     how = stage_inference(stage, network)
     start = frozen_copy(network, position.start)
     regularisation = Regularisation(

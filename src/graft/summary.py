@@ -71,6 +71,7 @@ def describe_adapter(network: Network, trainable_parameters: int) -> dict[str, A
         "share": trainable_parameters / sum(sizes.values()),
         "layers": list(adaptation.layers),
         "skipped": count_reasons(adaptation.skipped),
+        **adaptation.adapter.report(network.backbone),
     }
 
 

@@ -109,8 +109,7 @@ def measure_phase(stage: Stage, network: Network, phase: ResolvedPhase) -> Trial
     short = replace(phase, index=0, first_epoch=0, max_epochs=2, plateau=None)
     tried = replace(stage, training=replace(stage.training, trainer=trainer, callbacks=callbacks))
     position = Position(snapshot(network))
-    if tried.training.regularisers:
-        position.regularisation = begin_regularisation(tried, network, position)
+    position.regularisation = begin_regularisation(tried, network, position)
     fit_phase(tried, network, (short,), 0, [], position)
     trained = [p for name, _, p in network.named_group_parameters() if name in phase.trained_names]
     memory = replace(sizes, gradients=num_bytes(trained), optimizer=watch.slots, activations=watch.activations)

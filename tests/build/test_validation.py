@@ -95,6 +95,8 @@ def test_rates_may_be_left_open(composed: Composed) -> None:
         ),
         (["adapter=vera", "strategy=surgical"], "strategy 'surgical': it trains nothing that adapter=vera brings (in"),
         (["adapter=lora", "after=wise_ft"], "after=wise_ft: it averages the backbone's own weights, and adapter=lora"),
+        (["adapter=adalora", "optimizer=lbfgs"], "adapter=adalora: it needs one gradient a step"),
+        (["adapter=adalora", "adapter.target_rank=12"], "adapter.initial_rank=12: adapter=adalora expects more than"),
         (["adapter=dora", "memory_format=auto"], "adapter=dora: memory_format=auto: not with it; use memory_format="),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -202,6 +204,11 @@ def test_accelerators_that_are_here(composed: Composed, monkeypatch: pytest.Monk
     assert validate(composed(*clipped, "optimizer.fused=false")) == []
     assert validate(composed(*clipped))[0].endswith("use optimizer.fused=false")
     assert validate(composed("trainer=gpu", "trainer.devices=3")) == ["trainer.devices=3: this machine has 2"]
+
+
+def test_an_adapter_that_looks_at_gradients_needs_them_unscaled(composed: Composed) -> None:
+    found = validate(composed("adapter=adalora", "precision=16-mixed"))
+    assert any(error.startswith("adapter=adalora: it needs gradients of a loss that is not scaled") for error in found)
 
 
 def test_an_adapter_whose_package_is_missing(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:

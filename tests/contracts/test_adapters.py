@@ -158,7 +158,8 @@ def test_a_saved_adapter_computes_the_same_on_a_fresh_backbone(body: str, name: 
     load_adapter(fresh, tmp_path / "adapter.safetensors")
     assert torch.equal(fresh(images()), network(images()))
     own = sum(p.nbytes for p in plain(body).parameters())
-    if name not in ("side_tuning", "bottleneck"):  # whose weights are of their own size
+    own_size = name in ("side_tuning", "bottleneck") or (body, name) == ("vit", "adalora")  # rank 12 of width 16
+    if not own_size:
         assert (tmp_path / "adapter.safetensors").stat().st_size < own
 
 

@@ -1,5 +1,6 @@
 """Every regulariser of `conf` trains, resumes bit-equal, shows its term, and is refused where it makes no sense."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,14 +24,15 @@ from graft.cli.compose import compose
 from graft.data.augment import Augmentation
 from graft.data.domain import Domain
 from graft.errors import UserError
-from graft.features import FeatureCache
+from graft.features import FeatureCache, Inference
 from graft.models.backbones.base import Backbone
 from graft.models.backbones.timm import TimmBackbone
 from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping
 from graft.models.network import Network
+from graft.objectives.supervised import Outputs
 from graft.records.store import Store
-from graft.regularisers.base import Beginning, Origin, Regulariser, Step, Term
+from graft.regularisers.base import Beginning, Origin, Regulariser, Step, Term, Trace
 from graft.stage import Fitted, fit_stage
 from graft.strategies.phases import Strategy
 
@@ -335,6 +337,11 @@ REFUSED = [
     ("regulariser=stoch_norm", "adapter=lora backbone=resnet20", "adapter=lora keeps them as they are"),
     ("regulariser=delta", "adapter=side_tuning", "those of this backbone are no functions one after another"),
     ("regulariser=ewc", "strategy=linear_probe", "trains none of them"),
+    ("regulariser=l2_sp", "strategy=linear_probe", "trains none of them"),
+    *[
+        (f"regulariser={name}", f"strategy=last_stage regulariser.{name}.groups=backbone.stem", "trains none of them")
+        for name in ("l2_sp", "delta", "ewc")
+    ],
     ("regulariser=l2_sp", "regulariser.l2_sp.groups=stem", "matches no layer group"),
     ("regulariser=l2_sp", "regulariser.l2_sp.alpha=-1", "expected 0 or more"),
     ("regulariser=l2_sp", "regulariser.l2_sp.alhpa=1", "alpha"),
@@ -348,6 +355,7 @@ REFUSED = [
     ("regulariser=bi_tuning", "regulariser.bi_tuning.momentum=2", "from 0 to 1"),
     ("regulariser=bi_tuning", "regulariser.bi_tuning.temperature=0", "above 0"),
     ("regulariser=bi_tuning", "regulariser.bi_tuning.keys_per_class=0", "expected 1 or more"),
+    ("regulariser=bi_tuning", "optimizer=lbfgs", "one gradient a step"),
     ("regulariser=sam", "regulariser.sam.rho=0", "above 0"),
     ("regulariser=sam", "optimizer=lbfgs", "one gradient a step"),
     ("regulariser=sam", "precision=16-mixed", "not scaled"),
@@ -363,6 +371,67 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
     except UserError as error:
         errors = [str(error)]
     assert any(reason in error for error in errors), errors
+
+
+def test_delta_may_hold_what_is_frozen_behind_what_is_trained() -> None:
+    net, phases = network(), [{"name": "stem", "rules": {r"backbone\.stem\..*": {}, ".*": None}}]
+    regulariser("delta", groups=r".*\.stage1").check(net, Strategy("stem", phases).resolve(net, 1))
+
+
+class Steps(Regulariser):
+    """Adds nothing, and notes the steps of the optimizer that it is told of."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int]] = []
+
+    def begin(self, beginning: Beginning) -> Term:
+        return StepsTerm(self.told)
+
+
+class StepsTerm(Term):
+    def __init__(self, told: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.told = told
+
+    def forward(self, step: Step) -> Tensor:
+        return step.outputs.logits.new_zeros(())
+
+    def after_step(self, network: Network, step: int, num_steps: int) -> None:
+        assert all(parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad)
+        self.told.append((step, num_steps))
+
+
+@pytest.mark.parametrize("how", [{}, {"accumulate_grad_batches": 2}, {"gradient_clip_val": 1.0}], ids=str)
+@pytest.mark.parametrize("others", [(), ("sam",)])
+def test_terms_are_told_of_every_step_of_the_stage(
+    tmp_path: Path, domain: Domain, how: dict[str, Any], others: tuple[str, ...]
+) -> None:
+    steps = Steps()
+    fitted = fit(tmp_path / "a", domain, {"steps": steps} | chosen(*others), how="gradual_unfreeze", epochs=5, **how)
+    assert steps.told == [(step, fitted.steps) for step in range(1, fitted.steps + 1)]
+
+
+def test_averages_of_bi_tuning_move_with_steps_and_its_queues_with_batches(domain: Domain) -> None:
+    net = network()
+    how = Inference(torch.device("cpu"))
+    term = regulariser("bi_tuning", momentum=0.75).begin(Beginning(copy.deepcopy(net), domain, None, how, seed=0))
+    with torch.no_grad():
+        net.head.linear.weight += 1.0
+        before = dict(net.backbone.named_parameters())
+        for parameter in before.values():
+            parameter += 1.0
+    x = torch.randn(4, 3, 32, 32)
+    features = net.backbone(x)
+    step = Step(net, torch.arange(4) % 3, Outputs(net.head(features), features), Trace(features, features, {}), None, x)
+    for _ in range(2):
+        term(step)
+    assert int(term.keys.num_seen.sum()) == 8
+    averages = dict(term.backbone.named_buffers())
+    for name, parameter in before.items():
+        torch.testing.assert_close(averages[name], parameter - 1.0)
+    term.after_step(net, 1, 10)
+    for name, parameter in before.items():
+        torch.testing.assert_close(averages[name], parameter - 0.75)
 
 
 def test_several_are_chosen_by_name(loader: ConfigLoader) -> None:

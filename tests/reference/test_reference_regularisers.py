@@ -248,6 +248,7 @@ def test_bi_tuning_step_by_step() -> None:
         outputs = Outputs(network.head(features), features)
         trace = Trace(features, features, {})
         step = Step(network, torch.tensor(labels), outputs, trace, None, torch.from_numpy(second))
+        term.after_step(network, 1, 1)
         assert term(step).item() == pytest.approx(0.7 * np.mean(losses), rel=1e-10)
 
 

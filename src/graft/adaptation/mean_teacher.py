@@ -11,7 +11,7 @@ from graft.adaptation.base import Adaptation
 from graft.errors import UserError
 from graft.models.network import Network
 from graft.regularisers.base import Beginning, Need, Step, Term, full_precision
-from graft.regularisers.bi_tuning import averaged, follow
+from graft.regularisers.bi_tuning import averaged, follow, take_over
 
 
 def consistency(logits: Tensor, teacher: Tensor) -> Tensor:
@@ -63,6 +63,7 @@ class _MeanTeacherTerm(Term):
         target = step.required_target()
         assert target.second is not None
         follow(self.teacher, step.network, self.settings.momentum)
+        take_over(self.teacher, step.network)
         self.teacher.eval()
         with torch.no_grad():
             logits = self.teacher.head(self.teacher.features(target.second, step.cut))

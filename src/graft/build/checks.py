@@ -37,7 +37,7 @@ NO_RANGE_TEST = {  # optimisers for which a growing learning rate tells nothing,
     "LBFGS": "lbfgs searches the length of each step itself, or steps by curvature",
     "Rprop": "Rprop's learning rate is the length of its first steps only",
 }
-RESERVED = ("accuracy", "loss", "cross_entropy", "least_squares")  # names in the training log
+RESERVED = ("accuracy", "loss", "cross_entropy", "least_squares", "orthogonality")  # names in the training log
 
 
 def check_source(config: Config) -> Iterator[str]:
@@ -76,10 +76,14 @@ def check_regularisers(config: Config) -> Iterator[str]:
             yield f"regulariser={name}: it needs validation samples of the source; set source.val_fraction above 0"
         if "one_label_each" in needs and mixing:
             yield f"regulariser={name}: it needs images of one class; set target.augmentation.{mixing[0]}=0"
-        if "plain_gradients" in needs and config["optimizer"]["_target_"].endswith(".LBFGS"):
-            yield f"regulariser={name}: it needs one gradient a step, and optimizer=lbfgs takes as many as it likes"
-        if "plain_gradients" in needs and config["precision"]["value"] == "16-mixed":
-            yield f"regulariser={name}: it needs gradients of a loss that is not scaled; use precision=bf16-mixed or 32"
+        yield from _unfit_steps(f"regulariser={name}", needs, config)
+
+
+def _unfit_steps(part: str, needs: Set[str], config: Config) -> Iterator[str]:
+    if "single_pass" in needs and config["optimizer"]["_target_"].endswith(".LBFGS"):
+        yield f"{part}: it needs one gradient a step, and optimizer=lbfgs takes as many as it likes"
+    if "unscaled_gradients" in needs and config["precision"]["value"] == "16-mixed":
+        yield f"{part}: it needs gradients of a loss that is not scaled; use precision=bf16-mixed or 32"
 
 
 def check_adaptation(config: Config) -> Iterator[str]:
@@ -130,7 +134,7 @@ def _against_adaptation(config: Config) -> Iterator[str]:
             yield f"after.{name} chooses by the target's labels; leave it out"
     for name, node in config["regulariser"].items():
         needs: frozenset[Need] = getattr(locate(node["_target_"]), "needs", frozenset())
-        if needs & {"second_view", "plain_gradients", "source_head"}:
+        if needs & {"second_view", "single_pass", "source_head"}:
             yield f"regulariser={name} is made for a labelled target; leave it out"
 
 
@@ -186,8 +190,9 @@ def check_adapter(config: Config) -> Iterator[str]:
     for method, node in config["after"].items():
         if getattr(locate(node["_target_"]), "needs_start", False):
             yield f"after={method}: it averages the backbone's own weights, and adapter={name} leaves them as they are"
-    contiguous_only = getattr(locate(config["adapter"]["_target_"]), "contiguous_only", False)
-    if contiguous_only and config["memory_format"] not in ("contiguous", None):
+    kind = locate(config["adapter"]["_target_"])
+    yield from _unfit_steps(f"adapter={name}", getattr(kind, "needs", frozenset()), config)
+    if getattr(kind, "contiguous_only", False) and config["memory_format"] not in ("contiguous", None):
         yield f"adapter={name}: memory_format={config['memory_format']}: not with it; use memory_format=contiguous"
 
 
@@ -416,7 +421,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_name, ("name",)),
     (check_features, ("features", "target")),
     (check_analysis, ("analysis",)),
-    (check_adapter, ("adapter", "strategy", "memory_format", "after")),
+    (check_adapter, ("adapter", "strategy", "memory_format", "after", "optimizer", "precision")),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "source", "adaptation", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision", "optimizer")),

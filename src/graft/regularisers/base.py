@@ -1,7 +1,7 @@
 """What every regulariser says of itself and is given, and all regularisers of a stage as one module."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from graft.batch import LabelledBatch
 from graft.data.domain import Domain
 from graft.errors import UserError
 from graft.features import Inference, view_of
+from graft.models.adapters.base import Companion, StepNeed, companion_of
 from graft.models.backbones.base import SequentialBackbone
 from graft.models.heads.linear import LinearHead
 from graft.models.network import Network
@@ -25,17 +26,19 @@ from graft.strategies.phases import ResolvedPhase
 
 PREFIX = "regularisation."  # of the regularisation's state in the module's
 
-Need = Literal[
-    "source_weights",  # a backbone that was trained before
-    "source_head",  # the head that the source stage trained on that backbone
-    "starting_network",  # in every step, the outputs of the network as the stage began
-    "layer_groups",  # in every step, the outputs of the backbone's layer groups
-    "second_view",  # in every step, another training view of the same images
-    "source_val",  # validation samples of the source
-    "trained_features",  # some phase trains what makes the features
-    "one_label_each",  # no mixture of images
-    "plain_gradients",  # an optimizer that takes one gradient a step, of a loss that is not scaled
-]
+Need = (
+    StepNeed
+    | Literal[
+        "source_weights",  # a backbone that was trained before
+        "source_head",  # the head that the source stage trained on that backbone
+        "starting_network",  # in every step, the outputs of the network as the stage began
+        "layer_groups",  # in every step, the outputs of the backbone's layer groups
+        "second_view",  # in every step, another training view of the same images
+        "source_val",  # validation samples of the source
+        "trained_features",  # some phase trains what makes the features
+        "one_label_each",  # no mixture of images
+    ]
+)
 
 
 class Trace(NamedTuple):
@@ -111,6 +114,23 @@ class Term(nn.Module):
     Its parameters are trained beside the network's, and its state is in the checkpoints. What it gets when the stage
     begins and never changes is kept in `Fixed`, which is in none.
     """
+
+    def after_step(self, network: Network, step: int, num_steps: int) -> None:
+        """Act after the optimizer's step number `step`, from 1 on, of the `num_steps` of the stage."""
+
+
+class _CompanionTerm(Term):
+    """The companion of the backbone's adapter."""
+
+    def __init__(self, companion: Companion) -> None:
+        super().__init__()
+        self.companion = companion
+
+    def forward(self, step: Step) -> Tensor:
+        return self.companion.penalty(step.network.backbone)
+
+    def after_step(self, network: Network, step: int, num_steps: int) -> None:
+        self.companion.after_step(network.backbone, step, num_steps)
 
 
 class Fixed(nn.Module):
@@ -192,6 +212,16 @@ def matching_groups(pattern: str, network: Network) -> list[str]:
     return found
 
 
+def check_trained(held: Collection[str], pattern: str, phases: Sequence[ResolvedPhase]) -> None:
+    """Refuse phases that train none of the layer groups `held`, those that the pattern matches.
+
+    Raises:
+        UserError: a term that holds them would be a constant.
+    """
+    if not any(group in held for phase in phases for group in phase.trained_groups):
+        raise UserError(f"it holds layer groups that match {pattern!r}, and this strategy trains none of them")
+
+
 def some_images(domain: Domain, num_images: int, how: Inference) -> LabelledBatch:
     """The evaluation view of training images, at most so many, drawn without repetition and the same at every call."""
     positions = np.random.default_rng(0).permutation(domain.sizes["train"])[:num_images]
@@ -205,7 +235,10 @@ def full_precision(tensor: Tensor) -> Tensor:
 
 
 class Regularisation(nn.Module):
-    """All regularisers of a stage, by name; `forward(step)` gives their terms, weighted."""
+    """All regularisers of a stage, by name; `forward(step)` gives their terms, weighted.
+
+    The companion of the network's adapter is one of the terms.
+    """
 
     def __init__(self, regularisers: Mapping[str, Regulariser], beginning: Beginning) -> None:
         super().__init__()
@@ -217,6 +250,8 @@ class Regularisation(nn.Module):
         self.starting_network = [beginning.network] if "starting_network" in needs else []
         terms = {name: regulariser.begin(beginning) for name, regulariser in regularisers.items()}
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
+        if (companion := companion_of(beginning.network.backbone)) is not None:
+            self.terms[companion.name] = _CompanionTerm(companion)
 
     @property
     def replaces_weight_decay(self) -> bool:
@@ -248,6 +283,12 @@ class Regularisation(nn.Module):
     def starting_trace(self, x: Tensor, cut: int) -> Trace | None:
         """What the network made of them as the stage began; None where no regulariser asks for it."""
         return self.trace(self.starting_network[0], x, cut) if self.starting_network else None
+
+    def after_step(self, network: Network, step: int, num_steps: int) -> None:
+        """Let each term act after the optimizer's step number `step`, from 1 on, of the `num_steps` of the stage."""
+        for term in self.terms.values():
+            assert isinstance(term, Term)
+            term.after_step(network, step, num_steps)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Each regulariser's share of the loss."""

@@ -48,12 +48,13 @@ class BiTuning(Regulariser):
     The keys are features, and projections of them, of a second view of each image, in a queue for each class. Where
     views are fixed, as those of cached features are, the first view serves as the second. Like the authors' published
     code, normalised features meet the head's normalised weights, which these terms do not train. Queues begin empty,
-    and norm layers of the averaged network have the network's own statistics and modes.
+    and norm layers of the averaged network have the network's own statistics and modes. The averages move with every
+    step of the optimizer, the queues with every batch, of which several may share a step.
 
     With several processes, the keys of the first are those of all.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"second_view", "one_label_each", "trained_features"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"second_view", "one_label_each", "trained_features", "single_pass"})
 
     weight: float = 1.0
     temperature: float = 0.07
@@ -129,7 +130,8 @@ class _BiTuningTerm(Term):
     def forward(self, step: Step) -> Tensor:
         assert step.second is not None
         assert isinstance(step.network.head, LinearHead)
-        self._follow(step.network)
+        for average, current in self._averages(step.network):
+            take_over(average, current)
         with torch.no_grad():
             features = self.mapping(self.backbone.forward_from(step.cut, step.second))
             key_h, key_z = self._query(features, self.key_projector)
@@ -148,11 +150,17 @@ class _BiTuningTerm(Term):
         features = features.to(projector.weight.dtype)
         return with_one(features), normalize(projector(features), dim=1)
 
-    def _follow(self, network: Network) -> None:
-        """Bring the averages after the network as it is."""
-        follow(self.backbone, network.backbone, self.settings.momentum)
-        follow(self.mapping, network.mapping, self.settings.momentum)
-        follow(self.key_projector, self.projector, self.settings.momentum)
+    def after_step(self, network: Network, step: int, num_steps: int) -> None:
+        for average, current in self._averages(network):
+            follow(average, current, self.settings.momentum)
+
+    def _averages(self, network: Network) -> list[tuple[nn.Module, nn.Module]]:
+        """What is averaged, and what it is an average of."""
+        return [
+            (self.backbone, network.backbone),
+            (self.mapping, network.mapping),
+            (self.key_projector, self.projector),
+        ]
 
 
 def averaged(module: ModuleT) -> ModuleT:
@@ -167,10 +175,16 @@ def averaged(module: ModuleT) -> ModuleT:
 
 @torch.no_grad()
 def follow(average: nn.Module, current: nn.Module, momentum: float) -> None:
-    """Move averages to momentum x themselves + (1 - momentum) x the current parameters; take over buffers and modes."""
+    """Move averages to momentum x themselves + (1 - momentum) x the current parameters."""
     own = dict(average.named_buffers())
     for name, parameter in current.named_parameters():
         own[name].lerp_(parameter, 1.0 - momentum)
+
+
+@torch.no_grad()
+def take_over(average: nn.Module, current: nn.Module) -> None:
+    """Give an average the current buffers and modes."""
+    own = dict(average.named_buffers())
     for name, buffer in current.named_buffers():
         own[name].copy_(buffer)
     for follower, module in zip(average.modules(), current.modules(), strict=True):

@@ -20,6 +20,7 @@ from graft.regularisers.base import (
     Regulariser,
     Step,
     Term,
+    check_trained,
     check_weights,
     full_precision,
     matching_groups,
@@ -120,9 +121,11 @@ class Delta(Regulariser):
             raise UserError(f"num_images={self.num_images}; expected 1 or more")
 
     def check(self, network: Network, phases: Sequence[ResolvedPhase]) -> None:
-        """The pattern matches."""
+        """The pattern matches, and something is trained that the outputs of what it matches depend on."""
         super().check(network, phases)
-        matching_groups(self.groups, network)
+        names = list(network.named_groups())
+        last = names.index(matching_groups(self.groups, network)[-1])
+        check_trained(names[: last + 1], self.groups, phases)
 
     def begin(self, beginning: Beginning) -> Term:
         """With the channels' attention; the starting network's outputs come with each step."""

@@ -28,6 +28,7 @@ from graft.regularisers.base import (
     Regulariser,
     Step,
     Term,
+    check_trained,
     check_weights,
     full_precision,
     matching_groups,
@@ -92,10 +93,7 @@ class EWC(Regulariser):
     def check(self, network: Network, phases: Sequence[ResolvedPhase]) -> None:
         """The pattern matches, and something that is anchored is trained."""
         super().check(network, phases)
-        if not {group for phase in phases for group in phase.trained_groups}.intersection(
-            matching_groups(self.groups, network)
-        ):
-            raise UserError(f"it holds layer groups that match {self.groups!r}, and this strategy trains none of them")
+        check_trained(matching_groups(self.groups, network), self.groups, phases)
 
     def begin(self, beginning: Beginning) -> Term:
         """With the Fisher information of the source stage's network on images it was trained on."""

@@ -15,6 +15,7 @@ from graft.regularisers.base import (
     Regulariser,
     Step,
     Term,
+    check_trained,
     check_weights,
     full_precision,
     matching_groups,
@@ -63,9 +64,9 @@ class L2SP(Regulariser):
         check_weights(alpha=self.alpha, beta=self.beta)
 
     def check(self, network: Network, phases: Sequence[ResolvedPhase]) -> None:
-        """The pattern matches, and no rule of the strategy sets a weight decay above 0."""
+        """The pattern matches, something that is anchored is trained, and no rule sets a weight decay above 0."""
         super().check(network, phases)
-        matching_groups(self.groups, network)
+        check_trained([*matching_groups(self.groups, network), "mapping"], self.groups, phases)
         if any(entry.weight_decay for phase in phases for entry in phase.assignments):
             raise UserError("it takes the place of weight decay, and a rule of this strategy sets one")
 

@@ -14,7 +14,7 @@ class SAM(Regulariser):
     Two passes forward and backward a step, under any optimizer.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"plain_gradients"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"single_pass", "unscaled_gradients"})
 
     rho: float = 0.05
 

@@ -118,6 +118,7 @@ class NameTable:
     norm: tuple[str, ...]  # the parameters that normalisation layers own
     has_statistics: bool = False  # whether any of these layers keeps running statistics
     fixed: frozenset[str] = frozenset()  # parameters that an adapter keeps as they are, whatever the rules say
+    undecayed: frozenset[str] = frozenset()  # parameters of an adapter without weight decay unless a rule gives one
     adapter: str | None = None  # what that adapter is called
     chosen: tuple[str, ...] = ()  # layer groups that <groups> stands for, without the prefix
 
@@ -127,6 +128,7 @@ class NameTable:
         # By identity, because a layer group may present modules under other paths than the tree does.
         owned = {id(p) for module in network.modules() if is_norm(module) for p in module.parameters(recurse=False)}
         parameters = network.named_group_parameters()
+        adaptation = network.backbone.adaptation
         return cls(
             parameters=tuple((name, group) for name, group, _ in parameters),
             solved=tuple(network.solved_names()),
@@ -136,7 +138,8 @@ class NameTable:
             norm=tuple(name for name, _, parameter in parameters if id(parameter) in owned),
             has_statistics=any(has_statistics(module) for module in network.backbone.modules()),
             fixed=network.fixed_names,
-            adapter=network.backbone.adaptation.adapter.name if network.backbone.adaptation else None,
+            undecayed=frozenset(f"backbone.{name}" for name in adaptation.undecayed) if adaptation else frozenset(),
+            adapter=adaptation.adapter.name if adaptation else None,
         )
 
     @property
@@ -233,7 +236,8 @@ def _apply(rule: Rule, name: str, group: str, names: NameTable) -> Assignment:
     distance = names.distance_to_head(group)
     decay = max(rule.min_scale, rule.layer_decay**distance)
     lr_scale = rule.lr_scale * decay * rule.first_scale ** (distance / len(names.backbone_groups))
-    return Assignment(name, group, lr_scale, rule.weight_decay)
+    weight_decay = 0.0 if rule.weight_decay is None and name in names.undecayed else rule.weight_decay
+    return Assignment(name, group, lr_scale, weight_decay)
 
 
 def check_no_idle_rule(rules: Sequence[Rule], deciding: frozenset[str], names: NameTable) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from builders import tiny_vit
 from torch import nn
 
 from graft.errors import UserError
+from graft.models.adapters.adalora import AdaLora
 from graft.models.adapters.attention import OpenAttention
+from graft.models.adapters.base import merged
 from graft.models.adapters.bottleneck import Bottleneck
 from graft.models.adapters.ia3 import Ia3
 from graft.models.adapters.layers import PASSED_BY, Targets, find_layers
@@ -73,6 +76,10 @@ def one_layer(layer: nn.Module) -> SequentialBackbone:
     return body
 
 
+def adalora(**settings: Any) -> AdaLora:
+    return AdaLora(name="adalora", targets=Targets(), **settings)
+
+
 class Scaled(nn.Conv2d):
     """Computes something else with its weight."""
 
@@ -91,6 +98,18 @@ def test_what_lora_cannot_stand_beside(layer: nn.Module, reason: str) -> None:
         LORA.adapt(one_layer(layer), 32)
 
 
+@torch.no_grad()
+def test_adalora_takes_dilated_convolutions() -> None:
+    body = adalora().adapt(one_layer(nn.Conv2d(3, 6, 3, dilation=2)), 32)
+    for name, parameter in body.named_parameters():
+        if "lora_E" in name:
+            parameter.fill_(1.0)
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(merged(body)(x), body(x))
+    with pytest.raises(UserError, match="grouped convolutions"):
+        adalora().adapt(one_layer(nn.Conv2d(3, 6, 3, groups=3)), 32)
+
+
 def test_oft_leaves_linear_layers_on_images() -> None:
     with pytest.raises(UserError, match="linear layers on four axes"):
         Oft(name="oft", targets=Targets()).adapt(one_layer(nn.Linear(32, 4)), 32)
@@ -102,6 +121,13 @@ def test_oft_leaves_linear_layers_on_images() -> None:
         (lambda: Lora(name="lora", targets=Targets(), rank=0), "adapter.rank=0: adapter=lora expects 1 or more"),
         (lambda: Vera(name="vera", targets=Targets(), dropout=1.0), "adapter.dropout=1.0: adapter=vera expects 0 or"),
         (lambda: Oft(name="oft", targets=Targets(), block_size=1), "adapter.block_size=1: adapter=oft expects 2 or"),
+        (lambda: adalora(initial_rank=8), "adapter.initial_rank=8: adapter=adalora expects more than target_rank=8"),
+        (lambda: adalora(target_rank=0), "adapter.target_rank=0: adapter=adalora expects 1 or more"),
+        (lambda: adalora(delta_t=0), "adapter.delta_t=0: adapter=adalora expects 1 or more"),
+        (lambda: adalora(tinit=0.8, tfinal=0.2), "adapter.tfinal=0.2: .* expects less than 1 together with tinit=0.8"),
+        (lambda: adalora(tinit=-0.1), "adapter.tinit=-0.1: adapter=adalora expects 0 or more and less than 1"),
+        (lambda: adalora(beta2=1.0), "adapter.beta2=1.0: adapter=adalora expects more than 0 and less than 1"),
+        (lambda: adalora(orthogonality=-1.0), "adapter.orthogonality=-1.0: adapter=adalora expects 0 or more"),
         (lambda: SideTuning(name="side_tuning", channels=0), "adapter.channels=0: adapter=side_tuning expects 1"),
         (lambda: VisualPrompt(name="visual_prompt", width=16).adapt(Cnn(), 32), "less than half of 32 pixels"),
         (

@@ -14,6 +14,7 @@ class Dora(Lora):
     """
 
     contiguous_only: ClassVar[bool] = True
+    undecayed: ClassVar[tuple[str, ...]] = ("lora_magnitude_vector",)
 
     def _config(self, peft: Any, pattern: str, **more: Any) -> Any:
         return super()._config(peft, pattern, use_dora=True, **more)

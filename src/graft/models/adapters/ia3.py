@@ -1,7 +1,7 @@
 """IA3: a factor for each output of a layer."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from graft.models.adapters.library import LibraryAdapter
 
@@ -13,6 +13,8 @@ class Ia3(LibraryAdapter):
     Liu et al., NeurIPS 2022, section 3.3. The paper scales keys, values and the hidden layer of each feed-forward part;
     here every layer taken is scaled.
     """
+
+    undecayed: ClassVar[tuple[str, ...]] = ("ia3_l",)
 
     def _config(self, peft: Any, pattern: str) -> Any:
         return peft.IA3Config(target_modules=pattern, feedforward_modules=[])

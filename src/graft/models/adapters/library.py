@@ -77,13 +77,13 @@ def library(name: str) -> Any:
     return peft
 
 
-def convolution_refusal(layer: nn.Module) -> str | None:
-    """Why a low-rank pair cannot be put beside a convolution; PEFT's has only its kernel, stride, padding."""
+def convolution_refusal(layer: nn.Module, can_dilate: bool = False) -> str | None:
+    """Why a low-rank part cannot be put beside a convolution; PEFT's pairs have only its kernel, stride, padding."""
     if not isinstance(layer, nn.Conv2d):
         return None
     if layer.groups > 1:
         return "grouped convolutions, which PEFT cannot merge"
-    if set(layer.dilation) != {1}:
+    if set(layer.dilation) != {1} and not can_dilate:
         return "dilated convolutions, which PEFT does not reproduce"
     if layer.padding_mode != "zeros":
         return f"convolutions with {layer.padding_mode} padding, which PEFT does not reproduce"
