@@ -104,6 +104,7 @@ REFUSED = [
     ("mdd", {"margin": 0.0}, "above 0"),
     ("mdd", {"margin": math.inf}, "above 0"),
     ("afn", {"increase": 0.0}, "above 0"),
+    ("afn", {"radius": 0.0}, "null for stepwise"),
     ("wdgrl", {"penalty": -1.0}, "expected 0 or more"),
 ]
 

@@ -9,7 +9,7 @@ from scipy.special import expit, log_softmax, softmax
 from torch import Tensor, nn
 
 from graft.adaptation.adda import fooling_loss
-from graft.adaptation.afn import stepwise_norm
+from graft.adaptation.afn import hard_norm, stepwise_norm
 from graft.adaptation.bsp import spectral_penalty
 from graft.adaptation.cdan import LARGEST, MultilinearMap, entropy_weights
 from graft.adaptation.coral import coral
@@ -216,6 +216,18 @@ def test_stepwise_norm() -> None:
     np.testing.assert_allclose(f.grad.numpy(), expected, rtol=1e-10)
 
 
+def test_hard_norm() -> None:
+    f = normal(5, 4)
+    expected = (np.mean([np.sqrt(row @ row) for row in f]) - 25) ** 2
+    assert float(hard_norm(tensor(f), 25.0)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_stepwise_afn_counts_both_domains() -> None:
+    net = double_network()
+    term = begun(method("afn", weight=0.3, radius=None), net)
+    assert term(step_on(net, *leaves())).item() == pytest.approx(0.3 * 2, rel=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (1, 4)])
 @pytest.mark.parametrize("num_values", [1, 3])
 def test_bsp_is_the_largest_eigenvalues_of_the_gram_matrix(shape: tuple[int, int], num_values: int) -> None:
@@ -245,7 +257,7 @@ def test_terms_that_learn_nothing_are_their_functions_times_the_weight(name: str
     expected = {
         "dan": lambda: mmd(multi_kernel(both), 6),
         "jan": lambda: mmd(joint_kernel(step.outputs, step.required_target().outputs), 6),
-        "afn": lambda: torch.tensor(2.0),
+        "afn": lambda: hard_norm(source) + hard_norm(target),
         "bsp": lambda: spectral_penalty(source) + spectral_penalty(target),
         "coral": lambda: coral(source, target),
     }[name]()

@@ -21,21 +21,34 @@ def stepwise_norm(features: Tensor, increase: float = 1.0) -> Tensor:
     return (norms - (norms.detach() + increase)).square().mean()
 
 
+def hard_norm(features: Tensor, radius: float = 25.0) -> Tensor:
+    """(mean over n of ||f|| - radius)^2, a scalar, of features f [n, d] (Xu et al., ICCV 2019: hard AFN)."""
+    return (torch.linalg.vector_norm(full_precision(features), dim=1).mean() - radius).square()
+
+
 @dataclass(frozen=True)
 class AFN(Adaptation):
-    """Each step asks of every feature vector a norm that is larger by a fixed increase (stepwise AFN).
+    """Asks for larger feature norms in both domains: of one radius on average (hard AFN), or step by step.
+
+    Stepwise AFN asks of every feature vector a norm that is larger by a fixed increase, for ever. Nothing brings norms
+    back that grew by more, as they do by the steps of Adam, whose length does not depend on the gradient's: it is for
+    optimizer=sgd, as in the paper.
 
     Args:
-        increase: of the norm.
+        radius: of hard AFN; None for stepwise AFN.
+        increase: of the norm, in stepwise AFN.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
 
     weight: float = 0.05
+    radius: float | None = 25.0
     increase: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.radius is not None and not 0.0 < self.radius < torch.inf:
+            raise UserError(f"radius={self.radius!r}; expected a number above 0, or null for stepwise AFN")
         if not 0.0 < self.increase < torch.inf:
             raise UserError(f"increase={self.increase!r}; expected a number above 0")
 
@@ -51,5 +64,10 @@ class _AFNTerm(Term):
 
     def forward(self, step: Step) -> Tensor:
         both = step.outputs.features, step.required_target().outputs.features
-        source, target = (stepwise_norm(features, self.settings.increase) for features in both)
+        source, target = (self._loss(features) for features in both)
         return self.settings.ramp(step.progress) * (source + target)
+
+    def _loss(self, features: Tensor) -> Tensor:
+        if self.settings.radius is None:
+            return stepwise_norm(features, self.settings.increase)
+        return hard_norm(features, self.settings.radius)
