@@ -7,6 +7,7 @@ counted; graft's first epoch counts everything from the bare folder: listing, ha
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
+from graft.data import compiled
 from graft.data.augment import Augmentation
 from graft.data.domain import Domain
 from graft.data.preprocessing import Preprocessing
@@ -50,7 +52,12 @@ def cifar_input(quick: bool) -> dict[str, float]:
         augmentation=Augmentation(crop_padding=4, flip=True),
     )
     domain.load(Preprocessing(32, MEAN, STD))
-    rates = in_turn({"torchvision": lambda: peer, "graft": lambda: views(domain)}, repeats)
+    sources = {
+        "torchvision": lambda: peer,
+        "graft": lambda: views(domain),
+        "graft, not compiled": lambda: views_not_compiled(domain),
+    }
+    rates = in_turn(sources, repeats)
     return {name: median(found) for name, found in rates.items()}
 
 
@@ -69,9 +76,13 @@ def folder_input(quick: bool) -> dict[str, float]:
         domain = folder_domain(folder, cache)
         start = time.perf_counter()
         domain.load(Preprocessing(224, MEAN, STD, resize=256))
-        first = num / (time.perf_counter() - start + sum(count_seconds(views(domain))[1:]))
+        first = num / (time.perf_counter() - start + sum(count_seconds(views_not_compiled(domain))[1:]))
         sources = {name: lambda peer=peer: peer for name, peer in peers.items()}
-        rates = in_turn(sources | {"graft, later epochs": lambda: views(domain)}, repeats)
+        sources |= {
+            "graft, later epochs": lambda: views(domain),
+            "graft, later epochs, not compiled": lambda: views_not_compiled(domain),
+        }
+        rates = in_turn(sources, repeats)
         start = time.perf_counter()
         folder_domain(folder, cache).load(Preprocessing(224, MEAN, STD, resize=256))
         again = num / (time.perf_counter() - start)
@@ -93,7 +104,17 @@ def folder_domain(folder: Path, cache: Path) -> Domain:
 
 
 def views(domain: Domain) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the network sees in an epoch."""
+    """What the network sees in an epoch, by compiled code where Numba is there, as in a long run."""
+    yield from views_compiled_from(0, domain)
+
+
+def views_not_compiled(domain: Domain) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same by torch and NumPy, as in a short run."""
+    yield from views_compiled_from(math.inf, domain)
+
+
+def views_compiled_from(num_values: float, domain: Domain) -> Iterator[tuple[Tensor, Tensor]]:
+    compiled.WORTH_LOADING = num_values
     generator = torch.Generator().manual_seed(0)
     for batch in domain.train_dataloader():
         yield domain.view.train(batch, generator)[:2]

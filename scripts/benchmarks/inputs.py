@@ -22,6 +22,10 @@ def prepare(function: str) -> Callable[[bool, Path], Repetition]:
     return prepared
 
 
+COMPILED = (
+    "graft's crops are compiled where Numba is installed, as they are in a run once it has made 2**30 values of them"
+)
+
 ROWS = (
     Row(
         "cifar",
@@ -29,6 +33,7 @@ ROWS = (
         "images/s",
         prepare("cifar_input"),
         (share("graft", "torchvision", at_least=20.0),),
+        note=COMPILED,
     ),
     Row(
         "folder",
@@ -39,8 +44,8 @@ ROWS = (
             share("graft, first epoch", "torchvision, decode_image", at_least=1.2),
             share("graft, later epochs", "torchvision, Pillow", at_least=8.0),
         ),
-        note="no gain for later epochs from pieces of several images, more threads than cores, normalising in a small "
-        "array that stays in a core's cache, resampling in float32, by grid_sample or by bfloat16 matrix products, "
-        "joining crops as they are converted, or multiplying as they are",
+        note=f"{COMPILED}; not compiled, no gain for later epochs from pieces of several images, more threads than "
+        "cores, normalising in a small array that stays in a core's cache, resampling in float32, by grid_sample or by "
+        "bfloat16 matrix products, joining crops as they are converted, or multiplying as they are",
     ),
 )

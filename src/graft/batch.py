@@ -20,6 +20,13 @@ class UnlabelledBatch(NamedTuple):
     positions: Tensor  # [n] positions in the split
 
 
+class PairedBatch(NamedTuple):
+    """Labelled images of the source beside images of the target without labels; their numbers may differ."""
+
+    source: LabelledBatch | None  # None for methods that no longer have the source's images
+    target: UnlabelledBatch
+
+
 class BatchView(Protocol):
     """What a batch goes through between the loader and the network."""
 

@@ -131,7 +131,9 @@ def batch_hooks(callbacks: list[Callback]) -> tuple[list[BatchHook], list[BatchH
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
-    """A batch, which is a named tuple of tensors, on the device."""
-    if device.type == "cpu":
+    """A batch, which is a named tuple of tensors and of batches, on the device."""
+    if device.type == "cpu" or batch is None:
         return batch
-    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    return type(batch)(*(on_device(part, device) for part in batch))

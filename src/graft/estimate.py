@@ -112,7 +112,13 @@ def estimate_run(experiment: Experiment, measure: Measure | None = None) -> list
         else:
             network = transfer_network(experiment) if name == "transfer" else target_network(experiment)
             origin = trial_origin(experiment) if training.regularisers and source is not None else None
-            costs.append(stage_cost(name, training, network, target, measure, experiment.features_limit, origin))
+            if training.adaptation:
+                assert source is not None
+                domain, unlabelled = source, target
+            else:
+                domain, unlabelled = target, None
+            limit = experiment.features_limit
+            costs.append(stage_cost(name, training, network, domain, measure, limit, origin, unlabelled))
     return costs
 
 
@@ -138,6 +144,7 @@ def stage_cost(
     measure: Measure,
     features_limit: int,
     origin: Origin | None = None,
+    unlabelled: Domain | None = None,
 ) -> Cost:
     """Try every phase on a small part of the domain and reckon up what the whole takes, scoring on test and val too."""
     seconds, memories, inference = 0.0, [], 0.0
@@ -152,13 +159,16 @@ def stage_cost(
         if origin is not None:
             origin = replace(origin, store=Store(Path(folder) / "store"))
         stage = Stage("trial", "trial", training, part, None, training.seed, Path(folder), None, cache, origin)
+        if unlabelled is not None:
+            stage = replace(stage, unlabelled=small_part(unlabelled))
         for phase in training.strategy.resolve(network, training.max_epochs):
             solved = bool(network.solved_names())
             if not (phase.trained_names or solved or phase.recalibrate):
                 continue
             trial = measure(stage, network, phase)
             work = replace(
-                phase_work(training, domain, phase, solved), recalibrated=num_recalibrated(network, domain, phase)
+                phase_work(training, domain, phase, solved, unlabelled),
+                recalibrated=num_recalibrated(network, domain, phase),
             )
             seconds += phase_seconds(trial.times, work)
             slowest = max(slowest, trial.times.step)
@@ -171,12 +181,17 @@ def stage_cost(
     return Cost(name, seconds + scoring + choosing, memory=max(memories, key=lambda memory: memory.total, default=None))
 
 
-def phase_work(training: Training, domain: Domain, phase: ResolvedPhase, solved: bool) -> Work:
+def phase_work(
+    training: Training, domain: Domain, phase: ResolvedPhase, solved: bool, unlabelled: Domain | None = None
+) -> Work:
     """How much a phase of a stage has to do, within the trainer's limits on batches."""
     settings = getattr(training.trainer, "keywords", {})
     train, val = (
         limited(num_batches(domain, split), settings.get(f"limit_{split}_batches")) for split in ("train", "val")
     )
+    if unlabelled is not None:
+        pairs = len(EpochSampler(len(unlabelled.pool), unlabelled.batch_size))
+        train = max(0 if training.source_free else train, limited(pairs, settings.get("limit_train_batches")))
     epochs = phase.max_epochs if phase.trained_names else 0
     views = max(1, training.augmented_views) if phase.augment and domain.augmentation is not None else 1
     return Work(epochs, train, val, views * domain.sizes["train"] + domain.sizes["val"], solved)

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch.optim import Optimizer
 
+from graft.adaptation.base import Adaptation
 from graft.data.domain import Domain
 from graft.models.adapters.base import Adapter
 from graft.models.backbones.base import Backbone
@@ -41,6 +42,17 @@ class Training:
     search: Mapping[str, Any] = field(default_factory=dict)  # how the learning rate was found where it was "auto"
     augmented_views: int = 0  # fixed ones of each image for phases that freeze a prefix and augment; 0: random ones
     regularisers: Mapping[str, Regulariser] = field(default_factory=dict)  # terms beside the objective's, by name
+    adaptation: Mapping[str, Adaptation] = field(default_factory=dict)  # terms on the target's images without labels
+
+    @property
+    def terms(self) -> dict[str, Regulariser]:
+        """All terms beside the objective's, by name."""
+        return {**self.regularisers, **self.adaptation}
+
+    @property
+    def source_free(self) -> bool:
+        """Whether it adapts without the source's images."""
+        return any(method.source_free for method in self.adaptation.values())
 
     @property
     def decaying_optimizer(self) -> Callable[..., Optimizer]:
@@ -119,3 +131,8 @@ class Experiment:
     features_limit: int  # bytes that outputs of frozen parts may take in the store; 0: none are kept
     cka_images: int  # of the target, on which the layer groups' outputs before and after are compared; 0: they are not
     config: dict[str, Any]  # plain and resolved, as it goes into the record
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the target stage adapts to images without labels, beside the source's with theirs."""
+        return bool(self.transfer.adaptation)

@@ -51,12 +51,15 @@ class Tally:
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     num_samples: int = 0
-    pending: list[tuple[dict[str, Tensor], Tensor, Tensor]] = field(default_factory=list)
+    pending: list[tuple[dict[str, Tensor], Tensor, Tensor | None]] = field(default_factory=list)
 
-    def add(self, losses: dict[str, Tensor], logits: Tensor, y: Tensor) -> None:
-        """Add one batch: the means of its losses, its logits [n, k], its labels [n] or class probabilities [n, k]."""
+    def add(self, losses: dict[str, Tensor], logits: Tensor, y: Tensor | None) -> None:
+        """Add one batch: the means of its losses, its logits [n, k], its labels [n] or class probabilities [n, k].
+
+        A batch has no accuracy where all batches come without labels.
+        """
         self.pending.append(({name: loss.detach() for name, loss in losses.items()}, logits.detach(), y))
-        self.num_samples += len(y)
+        self.num_samples += len(logits)
         if len(self.pending) == BATCHES_AT_ONCE:
             self._sum_up()
 
@@ -70,8 +73,8 @@ class Tally:
             return
         losses, logits, y = zip(*self.pending, strict=True)
         self.pending = []
-        counts = torch.tensor([len(labels) for labels in y], dtype=torch.float32, device=logits[0].device)
-        sums = {"accuracy": num_correct(torch.cat(logits), torch.cat(y))}
+        counts = torch.tensor([len(rows) for rows in logits], dtype=torch.float32, device=logits[0].device)
+        sums = {} if y[0] is None else {"accuracy": num_correct(torch.cat(logits), torch.cat(y))}
         for name in losses[0]:
             sums[name] = torch.stack([batch[name].float() for batch in losses]) @ counts
         self.sums = {name: self.sums[name] + new if name in self.sums else new for name, new in sums.items()}
@@ -113,7 +116,12 @@ class Losses(NamedTuple):
     total: Tensor
     terms: dict[str, Tensor]
     logits: Tensor
-    y: Tensor
+    y: Tensor | None  # None where the batch came without
+
+
+def summed(terms: dict[str, Tensor]) -> Tensor:
+    """The total of a loss' terms."""
+    return reduce(add, terms.values())
 
 
 class GraftModule(LightningModule):
@@ -210,7 +218,7 @@ class GraftModule(LightningModule):
         terms = self.objective(outputs, batch.y, self.progress)
         assert terms.keys().isdisjoint(regularisers), "a regulariser has the name of a term of the objective"
         terms = terms | regularisers
-        return Losses(reduce(add, terms.values()), terms, outputs.logits, batch.y)
+        return Losses(summed(terms), terms, outputs.logits, batch.y)
 
     def _second_view(self, batch: LabelledBatch, seed: int) -> Tensor | None:
         """Another training view of a batch where a regulariser asks for one; where views are fixed, the same."""
@@ -226,7 +234,9 @@ class GraftModule(LightningModule):
         trace = self.regularisation.trace(self.network, batch.x, self.cut)
         outputs = Outputs(logits=self.network.head(trace.features), features=trace.features)
         start = self.regularisation.starting_trace(batch.x, self.cut)
-        return outputs, self.regularisation(Step(self.network, batch.y, outputs, trace, start, second, self.cut))
+        return outputs, self.regularisation(
+            Step(self.network, batch.y, outputs, trace, start, second, self.cut, progress=self.progress)
+        )
 
     @property
     def progress(self) -> float:

@@ -48,7 +48,7 @@ from graft.records.files import atomic_write_json, without_nan
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
 from graft.regularisers.base import Origin
-from graft.stage import Fitted, Stage, fit_stage, num_trained
+from graft.stage import Fitted, Stage, fit_stage, num_trained, snapshot
 from graft.strategies.engine import uses_data_statistics
 from graft.strategies.plan import plan_table
 from graft.strategies.written import written_out
@@ -57,6 +57,8 @@ from graft.threads import forward_flop, use_paying_threads
 from graft.transferred import compare_with_start
 
 log = logging.getLogger(__name__)
+
+SOURCE_ONLY = "source_only"  # the baseline of adaptation: the source stage's network as it is
 
 
 def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
@@ -79,6 +81,8 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     transferred = what_was_transferred(experiment, start, network, source_after)
     after = after_transfer(tuned, start, network, folder)
     baselines = {name: baseline(experiment, name, store, folder) for name in experiment.baselines}
+    if experiment.adapts:
+        baselines[SOURCE_ONLY] = source_only(experiment, start)
     device = experiment.transfer.device
     described = describe_run(
         experiment, start, outcome, source_after, baselines, network.backbone.name, describe_device(device)
@@ -150,10 +154,28 @@ def load_domains(experiment: Experiment) -> WeightsFile | None:
     experiment.target.load(preprocessing)
     if experiment.source is not None:
         experiment.source.load(preprocessing)
+    if experiment.adapts:
+        check_shared_classes(experiment)
     need_val = [f"after.{name}" for name, method in experiment.after.items() if method.needs_val]
     if need_val and not experiment.target.sizes["val"]:
         raise UserError(f"{need_val[0]}: needs validation samples, and target {experiment.target.name} has none")
     return weights
+
+
+def check_shared_classes(experiment: Experiment) -> None:
+    """Adaptation takes the source's head over, so both domains must have the same classes in the same order.
+
+    Raises:
+        UserError: they do not.
+    """
+    source, target = experiment.source, experiment.target
+    assert source is not None
+    if source.class_names != target.class_names:
+        names = [", ".join(domain.class_names[:10]) for domain in (source, target)]
+        raise UserError(
+            f"adaptation needs the classes of source and target to be the same: {source.name} has "
+            f"{source.num_classes} ({names[0]}), {target.name} has {target.num_classes} ({names[1]})"
+        )
 
 
 def load_weights_file(experiment: Experiment) -> tuple[WeightsFile | None, Preprocessing]:
@@ -238,6 +260,8 @@ def source_key(experiment: Experiment, training: Training, weights: WeightsFile 
     assert experiment.source is not None
     settings = experiment.config["pretrain"]
     settings = settings | {"optimizer": optimizer_settings(settings["optimizer"], training)}
+    if experiment.adapts:
+        settings["head"] = experiment.config["head"]
     return stage_key(experiment, training, settings, experiment.source, weights.sha256 if weights else None)
 
 
@@ -307,6 +331,15 @@ def baseline(experiment: Experiment, name: str, store: Store, folder: Path) -> O
     return replace(outcome, search=dict(training.search))
 
 
+def source_only(experiment: Experiment, start: Start) -> Outcome:
+    """What the source stage's network gets right on the target as it is: the baseline of adaptation."""
+    network = starting_network(experiment, start, None)
+    state = snapshot(network)
+    outcome = score(Fitted(state, state, [], 0, 0.0), network, experiment.target, experiment.transfer.device)
+    say(SOURCE_ONLY, experiment.target, selected(outcome, experiment)["accuracy"], 0.0)
+    return outcome
+
+
 def fit_target(
     experiment: Experiment, training: Training, start: Start, name: str, folder: Path, adapter: Adapter | None = None
 ) -> tuple[Network, str, Outcome]:
@@ -327,6 +360,8 @@ def starting_network(experiment: Experiment, start: Start, adapter: Adapter | No
     network = target_network(experiment)
     if start.backbone:
         network.backbone.load_state_dict(start.backbone)
+    if experiment.adapts:
+        network.head.load_state_dict(start.source_head)
     return network if adapter is None else adapted(experiment, network, adapter)
 
 
@@ -335,21 +370,25 @@ def target_key(experiment: Experiment, training: Training, start: Start, adapter
     settings = target_settings(experiment, training)
     if adapter is not None:
         settings["adapter"] = experiment.config["adapter"]
+    if training.adaptation:
+        assert experiment.source is not None
+        settings |= {"adaptation": experiment.config["adaptation"], "source": data_settings(experiment.source)}
     return stage_key(experiment, training, settings, experiment.target, start.key)
 
 
 def baseline_training(experiment: Experiment, name: str) -> Training:
     """The transfer stage's training under a baseline's strategy, without the regularisers."""
-    return replace(experiment.transfer, strategy=experiment.baselines[name], regularisers={})
+    return replace(experiment.transfer, strategy=experiment.baselines[name], regularisers={}, adaptation={})
 
 
 def origin_of(experiment: Experiment, start: Start) -> Origin | None:
-    """The source stage that the weights come from, for regularisers; None without these, or without that stage."""
-    if not start.source_head or not experiment.transfer.regularisers:
+    """The source stage that the weights come from, for terms beside the objective; None without such, or without it."""
+    if not start.source_head or not experiment.transfer.terms:
         return None
     assert experiment.source is not None
     head = source_network(experiment, experiment.pretrain.seed).head
-    assert isinstance(head, LinearHead)
+    if not isinstance(head, LinearHead):
+        return None
     head.load_state_dict(start.source_head)
     return Origin(head, experiment.source, Store(experiment.store))
 
@@ -462,12 +501,16 @@ def adapted(experiment: Experiment, network: Network, adapter: Adapter) -> Netwo
 
 
 def source_network(experiment: Experiment, seed: int) -> Network:
-    """The network of the source stage: the same backbone under a linear head for the source's classes."""
+    """The network of the source stage: the same backbone under a head for the source's classes.
+
+    The head is linear, or the target's own kind where adaptation takes it over.
+    """
     assert experiment.source is not None
     with initial_weights(seed, "backbone"):
         backbone = experiment.backbone()
     with initial_weights(seed, "head"):
-        head = LinearHead(backbone.num_features, experiment.source.num_classes)
+        make_head = experiment.head if experiment.adapts else LinearHead
+        head = make_head(backbone.num_features, experiment.source.num_classes)
     return Network(backbone, IdentityMapping(backbone.num_features), head)
 
 
@@ -481,6 +524,9 @@ def open_stage(
     cache = feature_cache(experiment)
     keep_start = name == "transfer" and any(method.needs_start for method in experiment.after.values())
     stage = Stage(name, key, training, domain, source, training.seed, folder / name, logger, cache)
+    if training.adaptation:
+        assert experiment.source is not None
+        stage = replace(stage, domain=experiment.source, unlabelled=domain)
     yield replace(stage, keep_start=keep_start)
     if logger is not None:
         logger.finalize("success")
@@ -533,6 +579,12 @@ def target_settings(experiment: Experiment, training: Training) -> dict[str, Any
     settings = {name: experiment.config[name] for name in ("objective", "scheduler", "head", "mapping")}
     settings["optimizer"] = optimizer_settings(experiment.config["optimizer"], training)
     return settings | {"regulariser": experiment.config["regulariser"] if training.regularisers else {}}
+
+
+def data_settings(domain: Domain) -> dict[str, Any]:
+    """What a stage's weights depend on of a domain that it has beside its own."""
+    augmentation = asdict(domain.augmentation) if domain.augmentation else None
+    return {"data": domain.fingerprint, "batch_size": domain.batch_size, "augmentation": augmentation}
 
 
 def optimizer_settings(settings: dict[str, Any], training: Training) -> dict[str, Any]:

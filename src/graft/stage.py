@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
+from graft.adapting import AdaptationModule
 from graft.callbacks.board import StageLogger, log_search, log_views
 from graft.callbacks.checkpoints import (
     BEST,
@@ -29,6 +30,7 @@ from graft.callbacks.checkpoints import (
 )
 from graft.callbacks.progress import StageProgress
 from graft.data.domain import Domain
+from graft.data.paired import PairedData
 from graft.epoch_loop import use_epoch_loop
 from graft.errors import UserError
 from graft.experiment import Training
@@ -46,6 +48,7 @@ from graft.sharpness import SharpnessAwareModule
 from graft.strategies.engine import apply_phase, frozen_prefix, moved_groups, untouched_names
 from graft.strategies.phases import ResolvedPhase, replan
 
+Data = Domain | FeatureDomain | PairedData
 State = dict[str, Tensor]  # a network's parameters and buffers by name
 
 MONITOR = "val/accuracy"
@@ -78,6 +81,7 @@ class Stage:
     logger: Logger | None
     cache: FeatureCache | None  # None: images go through frozen parts in every epoch
     origin: Origin | None = None  # the source stage, for regularisers; None where the weights come from elsewhere
+    unlabelled: Domain | None = None  # a target that is adapted to without its labels; `domain` is the source then
     keep_start: bool = False  # leave the network as it was where the training of its backbone began
 
 
@@ -143,7 +147,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     history = position.history or []
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
     solving = Stopwatch(choosing_seconds)
-    if training.regularisers and any(phase.trained_names for phase in phases):
+    if training.terms and any(phase.trained_names for phase in phases):
         with solving:
             position.regularisation = begin_regularisation(stage, network, position)
     if stage.logger is not None and not history:
@@ -176,7 +180,7 @@ def prepare_phase(stage: Stage, network: Network, phase: ResolvedPhase) -> None:
     """Norm statistics and closed forms as the phase begins with them."""
     if phase.recalibrate:
         how = stage_inference(stage, network)
-        recalibrate(network.backbone, stage.domain, how)
+        recalibrate(network.backbone, stage.unlabelled or stage.domain, how)
     solve_closed_form(stage, network, None if trains_backbone(phase) else stage.cache)
 
 
@@ -248,7 +252,7 @@ def begin_regularisation(stage: Stage, network: Network, position: Position) -> 
     how = stage_inference(stage, network)
     start = frozen_copy(network, position.start)
     regularisation = Regularisation(
-        stage.training.regularisers, Beginning(start, stage.domain, stage.origin, how, stage.seed)
+        stage.training.terms, Beginning(start, stage.domain, stage.origin, how, stage.seed, stage.unlabelled)
     )
     found = read_last_checkpoint(stage.folder) if position.history else None
     if found is not None:
@@ -300,7 +304,7 @@ def phase_module(
     span: Span,
     trainer: Trainer,
     regularisation: Regularisation | None,
-) -> tuple[GraftModule, Domain | FeatureDomain]:
+) -> tuple[GraftModule, Data]:
     """What trains the phase `index`, and the data that it is trained on, set to its order and views."""
     training, phase = stage.training, phases[index]
     trainer.precision_plugin.convert_module(network)
@@ -321,6 +325,9 @@ def phase_module(
         stable_seed(stage.seed, "steps"),
         regularisation,
     )
+    if isinstance(data, PairedData):
+        assert isinstance(module, AdaptationModule)
+        module.target_view = data.target.view
     module.cut = data.cut if isinstance(data, FeatureDomain) else 0
     module.stage_epochs = phases[-1].first_epoch + phases[-1].max_epochs
     return module, data
@@ -338,6 +345,8 @@ def fitting(network: Network, regularisation: Regularisation | None) -> Iterator
 
 def module_class(training: Training) -> Callable[..., GraftModule]:
     """What trains a phase: with a regulariser that needs the worst point nearby, a module that goes there."""
+    if training.adaptation:
+        return AdaptationModule
     for regulariser in training.regularisers.values():
         if isinstance(regulariser, SAM):
             return partial(SharpnessAwareModule, rho=regulariser.rho)
@@ -418,12 +427,16 @@ def stage_inference(stage: Stage, network: Network) -> Inference:
     return inference(stage.training, stage.training.plain_trainer(), network)
 
 
-def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Inference) -> Domain | FeatureDomain:
-    """The domain itself, or what a frozen prefix of the backbone makes of it where the views are fixed.
+def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Inference) -> Data:
+    """The domain itself, or paired with the one that it adapts to; or what a frozen prefix makes of it.
+
+    A prefix of the backbone is run beforehand where the views are fixed.
 
     Raises:
         UserError: the fixed augmented views that were asked for exceed the cache's limit.
     """
+    if stage.unlabelled is not None:
+        return PairedData(stage.domain, stage.unlabelled, stage.training.source_free)
     random_views = phase.augment and stage.domain.augmentation is not None
     num_views = stage.training.augmented_views if random_views else 0
     if stage.cache is None or (random_views and not num_views):

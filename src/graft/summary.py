@@ -43,7 +43,7 @@ def describe_run(
         | {"rule": rule, "best_epoch": outcome.best_epoch},
         "baselines": {name: describe_baseline(baseline, rule) for name, baseline in baselines.items()},
         "transfer": describe_transfer(outcome, baselines, rule),
-        "training_labels": experiment.target.sizes["train"],
+        "training_labels": 0 if experiment.adapts else experiment.target.sizes["train"],
         "cost": describe_cost(start, outcome, baselines),
         "fingerprints": fingerprints(experiment, start, device),
         "classes": describe_classes(experiment, outcome.scores[rule]["test"]),

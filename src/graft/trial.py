@@ -64,6 +64,7 @@ def small_part(domain: Domain) -> Domain:
     few = NUM_BATCHES * domain.batch_size
     part.datasets = {name: first_of(dataset, few) for name, dataset in domain.datasets.items()}
     part.sizes = {name: len(dataset) for name, dataset in part.datasets.items()}
+    part.pool = first_of(domain.pool, few)
     part.fingerprint = f"trial of {domain.fingerprint}"
     return part
 

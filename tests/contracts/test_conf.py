@@ -30,7 +30,8 @@ def overrides_for(choice: str) -> Iterator[list[str]]:
         return
     with_norms = ["backbone=resnet20"] if group in ("strategy", "regulariser") else []
     with_views = ["target.augmentation.flip=true", "target.augmentation.crop_padding=2"] if name == "tta" else []
-    yield [f"{group}={name}", *with_norms, *with_views]
+    without_labels = ["target.labels_per_class=null"] if group == "adaptation" else []
+    yield [f"{group}={name}", *with_norms, *with_views, *without_labels]
     if group in ("strategy", "objective", "optimizer", "scheduler"):
         yield [f"{group}@pretrain.{group}={name}", *with_norms]
 

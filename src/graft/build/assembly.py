@@ -16,7 +16,6 @@ from graft.build.targets import arguments_of
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
 from graft.models.adapters.base import Adapter
-from graft.regularisers.base import Regulariser
 from graft.scores.base import Score
 from graft.strategies.phases import Strategy
 
@@ -49,6 +48,7 @@ def build_experiment(config: Config) -> Experiment:
             memory_format=memory_format(config, adapter),
             augmented_views=config["features"]["augmented_views"],
             regularisers=make_regularisers(config["regulariser"]),
+            adaptation=make_regularisers(config["adaptation"]),
         ),
         baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
         after={name: make(node) for name, node in config["after"].items()},
@@ -101,8 +101,8 @@ def make_scores(nodes: Config) -> dict[str, Score]:
     return {name: make(node) for name, node in nodes.items()}
 
 
-def make_regularisers(nodes: Config) -> dict[str, Regulariser]:
-    """The regularisers by name, in an order of their own: their terms are summed in it."""
+def make_regularisers(nodes: Config) -> dict[str, Any]:
+    """The regularisers, or methods of adaptation, by name, in an order of their own: their terms are summed in it."""
     return {name: make(nodes[name]) for name in sorted(nodes)}
 
 

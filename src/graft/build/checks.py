@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from graft.adaptation.base import Adaptation
 from graft.build.assembly import (
     factory,
     make,
@@ -79,6 +80,58 @@ def check_regularisers(config: Config) -> Iterator[str]:
             yield f"regulariser={name}: it needs one gradient a step, and optimizer=lbfgs takes as many as it likes"
         if "plain_gradients" in needs and config["precision"]["value"] == "16-mixed":
             yield f"regulariser={name}: it needs gradients of a loss that is not scaled; use precision=bf16-mixed or 32"
+
+
+def check_adaptation(config: Config) -> Iterator[str]:
+    """Adaptation has a source whose head it takes over, and nothing beside it that asks for the target's labels."""
+    kinds = {name: locate(node["_target_"]) for name, node in config["adaptation"].items()}
+    if not kinds:
+        return
+    for name, kind in kinds.items():
+        if not (isinstance(kind, type) and issubclass(kind, Adaptation)):
+            yield f"adaptation.{name}: {config['adaptation'][name]['_target_']} is no method of adaptation"
+        if name in RESERVED or name in config["regulariser"]:
+            yield f"adaptation.{name}: the training log has another {name}; expected a name of its own"
+    said = f"adaptation={','.join(kinds)}: "
+    yield from (said + reason for reason in _against_adaptation(config))
+    source_free = [name for name, kind in kinds.items() if getattr(kind, "source_free", False)]
+    others = [*(kinds.keys() - source_free), *config["regulariser"]]
+    if source_free and others:
+        yield f"{said}{source_free[0]} does without the source's images, and {others[0]} needs them"
+
+
+def _against_adaptation(config: Config) -> Iterator[str]:
+    """What else in a configuration adaptation does not go with."""
+    source, target, strategy = config["source"], config["target"], config["strategy"]
+    if source["_target_"] is None:
+        yield "it needs a source with labels, and there is none with source=none"
+    if strategy["initialize"] == "scratch":
+        yield f"it goes on from the source's network, and strategy={strategy['name']} begins with random weights"
+    if not config["mapping"]["_target_"].endswith(".IdentityMapping"):
+        yield "it takes over the source's head, which knows no mapping; use mapping=identity"
+    if hasattr(locate(config["head"]["_target_"]), "solve"):
+        yield "it trains the head by steps, and this one is solved from labels; use head=linear"
+    if config["baselines"]:
+        yield "it is compared with the source's network as it is; leave baselines=null"
+    budget = next((name for name in ("labels_per_class", "fraction") if target.get(name) is not None), None)
+    if budget:
+        yield f"it uses no label of the target; leave target.{budget}=null"
+    mixing = next((name for name in ("mixup", "cutmix") if (target.get("augmentation") or {}).get(name)), None)
+    if mixing:
+        yield f"images without labels are not mixed; set target.augmentation.{mixing}=0"
+    if config["optimizer"].get("lr") == "auto":
+        yield "the range test looks at one labelled domain; give optimizer.lr a number"
+    if target.get("batch_size") == "auto":
+        yield "the search looks at one labelled domain; give target.batch_size a number"
+    if config["features"]["augmented_views"]:
+        yield "features are computed anew in every step; set features.augmented_views=0"
+    for name, node in config["after"].items():
+        if getattr(locate(node["_target_"]), "needs_val", False):
+            yield f"after.{name} chooses by the target's labels; leave it out"
+    for name, node in config["regulariser"].items():
+        needs: frozenset[Need] = getattr(locate(node["_target_"]), "needs", frozenset())
+        if needs & {"second_view", "plain_gradients", "source_head"}:
+            yield f"regulariser={name} is made for a labelled target; leave it out"
 
 
 def check_rates(config: Config) -> Iterator[str]:
@@ -166,8 +219,9 @@ def check_monitors(config: Config) -> Iterator[str]:
         if monitor not in MONITORED:
             yield f"{path}={monitor}: there is no such metric; {did_you_mean(str(monitor), MONITORED)}"
     needs_val = [*monitors, *(["selection=best_val"] if config["selection"] == "best_val" else [])]
-    if needs_val and config["target"].get("val_fraction") == 0:
-        yield f"target.val_fraction=0: {needs_val[0]} needs validation samples"
+    domain = "source" if config["adaptation"] else "target"
+    if needs_val and config[domain].get("val_fraction") == 0:
+        yield f"{domain}.val_fraction=0: {needs_val[0]} needs validation samples"
 
 
 def check_after(config: Config) -> Iterator[str]:
@@ -215,8 +269,9 @@ def refused_parts(config: Config, broken: Set[str]) -> Iterator[str]:
         paths += [f"after.{name}" for name in config["after"]]
     if "baselines" not in broken:
         paths += [f"baselines.{name}" for name in config["baselines"]]
-    if "regulariser" not in broken:
-        paths += [f"regulariser.{name}" for name in config["regulariser"]]
+    for group in ("regulariser", "adaptation"):
+        if group not in broken:
+            paths += [f"{group}.{name}" for name in config[group]]
     for path in paths:
         if path.partition(".")[0] not in broken:
             node = reduce(getitem, path.split("."), config)
@@ -295,6 +350,11 @@ def _unfit_regularisers(config: Config, network: Network) -> Iterator[str]:
         phases = make_strategy(config["strategy"]).resolve(network, config["trainer"]["max_epochs"])
     except UserError:  # said where the strategies are tried
         return
+    for name, method in make_regularisers(config["adaptation"]).items():
+        try:
+            method.check(network, phases)
+        except UserError as error:
+            yield f"adaptation={name}: {error}"
     for name, regulariser in make_regularisers(config["regulariser"]).items():
         try:
             regulariser.check(network, phases)
@@ -345,13 +405,20 @@ def _without_memory(build: Callable[[], Any]) -> Any:
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that each looks at
     (check_source, ("source", "backbone", "strategy", "mapping")),
     (check_regularisers, ("regulariser", "source", "target", "strategy", "optimizer", "precision")),
+    (
+        check_adaptation,
+        (
+            *("adaptation", "regulariser", "source", "target", "strategy", "mapping", "head", "baselines"),
+            *("optimizer", "features", "after"),
+        ),
+    ),
     (check_rates, ("optimizer", "pretrain")),
     (check_name, ("name",)),
     (check_features, ("features", "target")),
     (check_analysis, ("analysis",)),
     (check_adapter, ("adapter", "strategy", "memory_format", "after")),
     (check_epochs, ("trainer", "pretrain")),
-    (check_monitors, ("callbacks", "strategy", "pretrain", "baselines", "selection", "target")),
+    (check_monitors, ("callbacks", "source", "adaptation", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision", "optimizer")),
     (check_after, ("after", "strategy", "target")),
 )
@@ -366,6 +433,7 @@ PARTS_THAT_FIT = (
     "baselines",
     "optimizer",
     "regulariser",
+    "adaptation",
     "after",
     "features",
 )

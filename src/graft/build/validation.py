@@ -62,6 +62,7 @@ SETTINGS: dict[str, Any] = {
     "after": dict[str, dict],
     "baselines": dict[str, dict],
     "regulariser": dict[str, dict],
+    "adaptation": dict[str, dict],
     "paths": dict,
     "features": dict,
     "analysis": dict,
@@ -170,7 +171,8 @@ def _groups_of_parts(config: dict[str, Any]) -> Iterator[str]:
             yield f"pretrain.{name}: is missing"
     for name, node in callbacks.items():
         yield from _part(f"callbacks.{name}", node, Part(optional=True))
-    groups = {"after": after, "baselines": baselines, "regulariser": _mapping(config.get("regulariser"))}
+    groups = {"after": after, "baselines": baselines}
+    groups |= {name: _mapping(config.get(name)) for name in ("regulariser", "adaptation")}
     for group, nodes in groups.items():
         for name, node in nodes.items():
             yield from _part(f"{group}.{name}", node, Part())

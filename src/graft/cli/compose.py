@@ -22,7 +22,8 @@ from graft.cli.overrides import diagnose, explain_text, first_words, groups, req
 from graft.cli.source import PRIMARY, search_path
 from graft.errors import UserError, did_you_mean
 
-SEVERAL = ("callbacks", "after", "regulariser")  # groups of which several may be chosen, or none: after=[]
+# Groups of which several may be chosen, or none: after=[]
+SEVERAL = ("callbacks", "after", "regulariser", "adaptation")
 
 
 @contextmanager
@@ -188,6 +189,8 @@ def plain_config(composed: DictConfig, loader: ConfigLoader) -> dict[str, Any]:
     """
     plain = _resolved(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
     plain |= {group: {} for group in SEVERAL if group not in plain}
+    if plain.get("baselines") is None:
+        plain["baselines"] = [] if plain["adaptation"] else ["scratch"]
     if isinstance(plain.get("baselines"), str):
         raise UserError(f"baselines={plain['baselines']}; expected a list: baselines=[{plain['baselines']}]")
     if isinstance(plain.get("baselines"), list):

@@ -6,7 +6,9 @@ sampling, which are what a GPU does best. Both make the same draws and cut the s
 """
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,13 +52,33 @@ def random_crop(x: Tensor, size: int, padding: int, flip: Tensor, generator: Gen
         return lambda piece, out: write(
             index_windows(x[piece], size, padding, tops[piece], lefts[piece], flip[piece]), out
         )
-    down, right, mirrored = tops.numpy(), lefts.numpy(), flip.numpy()
+    return Windows(x, size, padding, tops.numpy(), lefts.numpy(), flip.numpy())
 
-    def cut(piece: slice, out: Tensor) -> None:
-        crops = slide_windows(x[piece].numpy(), size, padding, down[piece], right[piece], mirrored[piece])
-        write(torch.from_numpy(crops), out)
 
-    return cut
+@dataclass(frozen=True)
+class Windows:
+    """Crops [n, c, size, size] that begin at `tops` [n] and `lefts` [n] of images on a CPU padded with zeros."""
+
+    x: Tensor  # uint8 [n, c, side, side]
+    size: int
+    padding: int
+    tops: np.ndarray
+    lefts: np.ndarray
+    flip: np.ndarray  # bool [n], which to mirror
+
+    def __call__(self, piece: slice, out: Tensor) -> None:
+        """Cut those in a slice."""
+        pixels, (tops, lefts, flip) = self.x[piece].numpy(), self.places(piece)
+        write(torch.from_numpy(slide_windows(pixels, self.size, self.padding, tops, lefts, flip)), out)
+
+    def scaled(self, kernels: Any, piece: slice, scale: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:
+        """Cut those in a slice, times `scale` [c] plus `shift` [c], by compiled code."""
+        pixels = np.ascontiguousarray(self.x[piece].numpy())
+        kernels.crop_windows(pixels, *self.places(piece), self.padding, scale, shift, out)
+
+    def places(self, piece: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tops, lefts and which to mirror."""
+        return self.tops[piece], self.lefts[piece], self.flip[piece]
 
 
 def slide_windows(
@@ -102,7 +124,7 @@ def random_resized_crop(x: Tensor, size: int, shares: tuple[float, float], flip:
     """
     boxes = random_boxes(x, shares, generator)
     if x.device.type == "cpu":
-        return resample_boxes(x, boxes, size, flip)
+        return Boxes(x, boxes, size, flip)
     return lambda piece, out: write(sample_boxes(x[piece], boxes[piece], size, flip[piece]), out)
 
 
@@ -118,25 +140,38 @@ def random_boxes(x: Tensor, shares: tuple[float, float], generator: Generator) -
     return torch.stack([tops, lefts, heights, widths], dim=1).long()
 
 
-def resample_boxes(x: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Cut:
-    """Boxes int64 [n, 4] of images [n, c, h, w], each cut out and resampled by itself, in the type of the images.
+class Boxes:
+    """Boxes int64 [n, 4] of images [n, c, h, w] on a CPU, each cut out and resampled by itself, in the images' type.
 
     torch resamples a uint8 image twice as fast where a pixel's channels lie together.
     """
-    images, at = sources(x)
-    pixels, rows = images.permute(0, 2, 3, 1).numpy(), at.tolist()
-    corners, mirrored = boxes.tolist(), flip.tolist()
 
-    def cut(piece: slice, out: Tensor) -> None:
-        for i, written in zip(range(*piece.indices(len(rows))), out.numpy(), strict=True):
-            row, (top, left, height, width) = rows[i], corners[i]
-            box = np.ascontiguousarray(pixels[row : row + 1, top : top + height, left : left + width])
-            [new] = functional.interpolate(
-                torch.from_numpy(box.transpose(0, 3, 1, 2)), (size, size), mode="bilinear"
-            ).numpy()
-            written[:] = new[:, :, ::-1] if mirrored[i] else new
+    def __init__(self, x: Tensor, boxes: Tensor, size: int, flip: Tensor) -> None:
+        self.x = x
+        images, rows = sources(x)
+        self.pixels, self.rows = images.permute(0, 2, 3, 1).numpy(), rows.tolist()
+        self.boxes, self.size, self.flip = boxes.tolist(), size, flip.tolist()
 
-    return cut
+    def __call__(self, piece: slice, out: Tensor) -> None:
+        """Cut those in a slice."""
+        for i, written in zip(self.numbers(piece), out.numpy(), strict=True):
+            box = torch.from_numpy(self.box(i).transpose(0, 3, 1, 2))
+            [new] = functional.interpolate(box, (self.size, self.size), mode="bilinear").numpy()
+            written[:] = new[:, :, ::-1] if self.flip[i] else new
+
+    def scaled(self, kernels: Any, piece: slice, scale: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:
+        """Cut those in a slice, times `scale` [c] plus `shift` [c], by compiled code."""
+        for i, written in zip(self.numbers(piece), out, strict=True):
+            kernels.resample(self.box(i)[0], self.flip[i], scale, shift, written)
+
+    def numbers(self, piece: slice) -> range:
+        """Which boxes are in a slice."""
+        return range(*piece.indices(len(self.rows)))
+
+    def box(self, i: int) -> np.ndarray:
+        """The `i`-th box [1, h, w, c] before it is resampled."""
+        row, (top, left, height, width) = self.rows[i], self.boxes[i]
+        return np.ascontiguousarray(self.pixels[row : row + 1, top : top + height, left : left + width])
 
 
 def sample_boxes(x: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:

@@ -102,6 +102,7 @@ class EpochSampler(Sampler[np.ndarray]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.cycle = 0  # times that an epoch has been through the samples before
         # Full ranks before full batches: no rank may be left with an empty one.
         self.num_batches = min(-(-num_samples // (batch_size * world_size)), num_samples // world_size)
 
@@ -115,6 +116,7 @@ class EpochSampler(Sampler[np.ndarray]):
     def __iter__(self) -> Iterator[np.ndarray]:
         order = np.arange(self.num_samples)
         if self.shuffle:
-            rng = np.random.default_rng(stable_seed(self.seed, self.first_epoch + self.epoch))
+            again = ("cycle", self.cycle) if self.cycle else ()
+            rng = np.random.default_rng(stable_seed(self.seed, self.first_epoch + self.epoch, *again))
             order = rng.permutation(self.num_samples)
         yield from np.array_split(order, self.num_batches * self.world_size)[self.rank :: self.world_size]

@@ -6,8 +6,9 @@ from torch import Generator, Tensor
 
 from graft.batch import LabelledBatch
 from graft.data.augment import Augmentation, mix
-from graft.data.batchwise import Cut, assemble, scale_and_shift, write
+from graft.data.batchwise import Cut, assemble, write
 from graft.data.colour import jitter_colour
+from graft.data.compiled import scale_and_shift
 from graft.data.crops import centre_crop, mirror, random_crop, random_resized_crop
 from graft.data.draws import coin
 from graft.data.preprocessing import Preprocessing
@@ -37,18 +38,23 @@ class View:
 
         Labels become class probabilities [n, k] where images are mixed, and stay class indices [n] elsewhere.
         """
-        how = self.augmentation
-        if how is None:
-            return batch._replace(x=self.evaluate(batch.x))
-        cut, y = self._place(batch.x, how, generator), batch.y
-        shape, device = (*batch.x.shape[:2], self.preprocessing.size, self.preprocessing.size), batch.x.device
-        if how.changes_colour:
-            x = assemble(cut, shape, device)
-            cut = as_they_are(jitter_colour(x, how.brightness, how.contrast, how.saturation, generator))
-        x = self._normalise(cut, shape, device)
-        if how.mixup or how.cutmix:
+        how, y = self.augmentation, batch.y
+        x = self.unmixed(batch.x, generator)
+        if how is not None and (how.mixup or how.cutmix):
             x, y = mix(x, y, self.num_classes, how.mixup, how.cutmix, generator)
         return LabelledBatch(x, y, batch.positions)
+
+    def unmixed(self, x: Tensor, generator: Generator) -> Tensor:
+        """Random views [n, c, size, size] of canvases, each of one image alone; every draw is from `generator`."""
+        how = self.augmentation
+        if how is None:
+            return self.evaluate(x)
+        cut = self._place(x, how, generator)
+        shape, device = (*x.shape[:2], self.preprocessing.size, self.preprocessing.size), x.device
+        if how.changes_colour:
+            uncoloured = assemble(cut, shape, device)
+            cut = as_they_are(jitter_colour(uncoloured, how.brightness, how.contrast, how.saturation, generator))
+        return self._normalise(cut, shape, device)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The fixed view: the canvas' centre [n, c, size, size], scaled and normalised."""

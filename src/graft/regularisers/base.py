@@ -46,6 +46,15 @@ class Trace(NamedTuple):
     groups: dict[str, Tensor]  # outputs [n, ...] of the layer groups that were run, by `backbone.<group>`
 
 
+class Unlabelled(NamedTuple):
+    """What a network makes of a batch of the target's images, whose labels are not known."""
+
+    outputs: Outputs  # of a training view; n may differ from that of the labelled images
+    positions: Tensor  # [n] in the target's train split
+    x: Tensor  # that view, as the backbone is given it
+    second: Tensor | None = None  # another view of the same images
+
+
 class Step(NamedTuple):
     """What a regulariser may look at in a training step."""
 
@@ -56,6 +65,13 @@ class Step(NamedTuple):
     start: Trace | None  # of the network as the stage began, on the same views and in eval mode
     second: Tensor | None = None  # another view of the same images, as the backbone's layer group `cut` is given it
     cut: int = 0  # layer groups of the backbone that the data have been through
+    target: Unlabelled | None = None  # beside labelled source images where a stage adapts to a target without labels
+    progress: float = 0.0  # share of the schedule's optimiser steps that lie behind, in [0, 1]
+
+    def required_target(self) -> Unlabelled:
+        """What the network makes of the target's images, for terms of `adaptation`: stages without one have none."""
+        assert self.target is not None
+        return self.target
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,12 @@ class Beginning:
     origin: Origin | None
     how: Inference
     seed: int
+    target: Domain | None = None  # where a stage adapts to a target without labels; its train images are in `pool`
+
+    def required_target(self) -> Domain:
+        """The domain without labels, for terms of `adaptation`: stages without one have none."""
+        assert self.target is not None
+        return self.target
 
     def required_origin(self) -> Origin:
         """The source stage, for those that need its head: validation refuses them without."""

@@ -1,0 +1,58 @@
+"""What the network made of each of the target's training images when it last saw it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from graft.regularisers.base import Beginning, full_precision
+
+
+class Neighbours(NamedTuple):
+    """Samples of a bank that are most like some others."""
+
+    positions: Tensor  # [n, m]
+    there: Tensor  # booleans [n, m]; False where the bank holds fewer
+
+
+class Bank(nn.Module):
+    """Normalised features [N, d] and probabilities [N, k] by position, empty at first.
+
+    They are buffers, and so in the checkpoints. They are those of the training views and steps in which each image was
+    last seen, not of a pass over all images at once. With several processes, what the first has seen counts for all.
+    """
+
+    def __init__(self, num_samples: int, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.zeros(num_samples, num_features))
+        self.register_buffer("p", torch.zeros(num_samples, num_classes))
+        self.register_buffer("seen", torch.zeros(num_samples, dtype=torch.bool))
+        self.features: Tensor
+        self.p: Tensor
+        self.seen: Tensor
+
+    @torch.no_grad()
+    def put(self, positions: Tensor, features: Tensor, p: Tensor) -> None:
+        """Replace what is there for positions [n] by features [n, d], which are normalised, and p [n, k]."""
+        self.features[positions] = normalize(full_precision(features), dim=1).to(self.features.dtype)
+        self.p[positions] = p.to(self.p.dtype)
+        self.seen[positions] = True
+
+    @torch.no_grad()
+    def nearest(self, features: Tensor, positions: Tensor, num: int) -> Neighbours:
+        """The `num` samples seen whose features are closest in cosine to features [n, d], without themselves.
+
+        `positions` [n] are those of the samples themselves. A bank of N samples has at most N - 1 neighbours.
+        """
+        directions = normalize(full_precision(features), dim=1).to(self.features.dtype)
+        similarity = (directions @ self.features.T).masked_fill_(~self.seen, -torch.inf)
+        similarity.scatter_(1, positions[:, None], -torch.inf)
+        values, found = similarity.topk(min(num, len(self.seen)), dim=1)
+        return Neighbours(found, values > -torch.inf)
+
+
+def bank_for(beginning: Beginning, num_extra: int = 0) -> Bank:
+    """An empty bank for all of the target's training images; features have `num_extra` entries beside the head's."""
+    head = beginning.network.head
+    return Bank(len(beginning.required_target().pool), head.num_features + num_extra, head.num_classes)

@@ -1,0 +1,37 @@
+"""BNM: batch nuclear-norm maximisation, predictions on the target that are sure and of many classes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softmax
+
+from graft.adaptation.base import Adaptation
+from graft.regularisers.base import Beginning, Step, Term, full_precision
+
+
+def nuclear_norm(logits: Tensor) -> Tensor:
+    """||P||_* / n, a scalar, for the probabilities P of logits [n, k]: the sum of singular values over n.
+
+    Cui et al., "Towards discriminability and diversity: batch nuclear-norm maximization under label insufficient
+    situations", CVPR 2020, whose loss is its negative. In float32 at least.
+    """
+    return torch.linalg.svdvals(softmax(full_precision(logits), dim=1)).sum() / len(logits)
+
+
+@dataclass(frozen=True)
+class BNM(Adaptation):
+    """Maximises the nuclear norm of each batch of predictions on the target."""
+
+    def begin(self, beginning: Beginning) -> Term:
+        """Nothing is learned beside the network."""
+        return _BNMTerm(self)
+
+
+class _BNMTerm(Term):
+    def __init__(self, settings: BNM) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, step: Step) -> Tensor:
+        return -self.settings.ramp(step.progress) * nuclear_norm(step.required_target().outputs.logits)

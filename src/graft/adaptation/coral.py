@@ -1,0 +1,52 @@
+"""Deep CORAL: source and target features get the same covariance."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from graft.adaptation.base import Adaptation
+from graft.errors import UserError
+from graft.regularisers.base import Beginning, Need, Step, Term, full_precision
+
+
+def covariance(features: Tensor) -> Tensor:
+    """Unbiased covariance [d, d] of features [n, d], in float32 at least.
+
+    Raises:
+        UserError: fewer than two samples have none.
+    """
+    if len(features) < 2:
+        raise UserError(f"coral: {len(features)} sample in a batch; a covariance needs 2 or more: raise batch_size")
+    centred = full_precision(features)
+    centred = centred - centred.mean(dim=0)
+    return centred.T @ centred / (len(features) - 1)
+
+
+def coral(source: Tensor, target: Tensor) -> Tensor:
+    """||C_s - C_t||_F^2 / (4 d^2), a scalar, of features [n_s, d] and [n_t, d].
+
+    Sun and Saenko, "Deep CORAL", ECCV 2016 workshops, equation 1.
+    """
+    return (covariance(source) - covariance(target)).square().sum() / (4 * source.shape[1] ** 2)
+
+
+@dataclass(frozen=True)
+class DeepCORAL(Adaptation):
+    """Aligns the covariances of the features that the head is given."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
+
+    def begin(self, beginning: Beginning) -> Term:
+        """Nothing is learned beside the network."""
+        return _CORALTerm(self)
+
+
+class _CORALTerm(Term):
+    def __init__(self, settings: DeepCORAL) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, step: Step) -> Tensor:
+        source, target = step.outputs.features, step.required_target().outputs.features
+        return self.settings.ramp(step.progress) * coral(source, target)

@@ -1,0 +1,38 @@
+"""DAN: source and target features get the same mean under several kernels."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from graft.adaptation.base import Adaptation
+from graft.adaptation.mmd import mmd, multi_kernel
+from graft.regularisers.base import Beginning, Need, Step, Term
+
+
+@dataclass(frozen=True)
+class DAN(Adaptation):
+    """Minimises the multi-kernel maximum mean discrepancy of the features that the head is given.
+
+    Long et al., "Learning transferable features with deep adaptation networks", ICML 2015, for the last layer of
+    features.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
+
+    gamma: float | None = 10.0
+
+    def begin(self, beginning: Beginning) -> Term:
+        """Nothing is learned beside the network."""
+        return _DANTerm(self)
+
+
+class _DANTerm(Term):
+    def __init__(self, settings: DAN) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, step: Step) -> Tensor:
+        source, target = step.outputs.features, step.required_target().outputs.features
+        return self.settings.ramp(step.progress) * mmd(multi_kernel(torch.cat([source, target])), len(source))

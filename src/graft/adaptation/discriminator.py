@@ -1,0 +1,52 @@
+"""What tells the domains apart, for adversarial methods."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from graft.errors import UserError
+from graft.models.network import initial_weights
+from graft.regularisers.base import full_precision
+
+
+class Discriminator(nn.Module):
+    """Two hidden layers with ReLU and one output without: a logit, above 0 for the source, or a critic's value.
+
+    A softmax over one output would always be 1 and give no gradient; so the loss is taken of the logit.
+
+    Args:
+        num_inputs: d.
+        num_hidden: width of each hidden layer.
+        seed, part: what its initial weights are drawn from: the stage's seed, and the method's name.
+
+    Raises:
+        UserError: `num_hidden` is below 1.
+    """
+
+    def __init__(self, num_inputs: int, num_hidden: int, seed: int, part: str) -> None:
+        super().__init__()
+        if num_hidden < 1:
+            raise UserError(f"num_hidden={num_hidden!r}; expected 1 or more")
+        with initial_weights(seed, part):
+            self.hidden1 = nn.Linear(num_inputs, num_hidden)
+            self.hidden2 = nn.Linear(num_hidden, num_hidden)
+            self.output = nn.Linear(num_hidden, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs [n], in float32 at least, of inputs [n, d]."""
+        hidden = self.hidden1(x.to(self.output.weight.dtype)).relu()
+        return full_precision(self.output(self.hidden2(hidden).relu())[:, 0])
+
+
+def domain_loss(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Cross-entropy of logits [n_s] and [n_t] on source = 1 and target = 0, a scalar; about ln 2 for logits near 0.
+
+    The mean of the two domains' means, so that neither counts more for having more images. `weights`, [n_s] and [n_t],
+    multiply the samples' losses; each has mean 1.
+    """
+    losses = []
+    for i, logits in enumerate((source, target)):
+        labels = torch.full_like(logits, 1.0 - i)
+        loss = binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        losses.append((loss if weights is None else weights[i] * loss).mean())
+    return (losses[0] + losses[1]) / 2

@@ -1,0 +1,77 @@
+"""WDGRL: features of little Wasserstein distance between the domains."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from graft.adaptation.base import Adaptation
+from graft.adaptation.discriminator import Discriminator
+from graft.adaptation.reversal import reverse
+from graft.regularisers.base import Beginning, Need, Step, Term, check_weights, full_precision
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """Mean of (||gradient of the critic|| - 1)^2 at points [n, d], a scalar; the points take no gradient of it.
+
+    Gulrajani et al., "Improved training of Wasserstein GANs", NIPS 2017, equation 3.
+    """
+    points = points.detach().requires_grad_()
+    [gradients] = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+    return (torch.linalg.vector_norm(gradients, dim=1) - 1.0).square().mean()
+
+
+def penalised_points(source: Tensor, target: Tensor) -> Tensor:
+    """Features [n_s, d] and [n_t, d] with points drawn between pairs of them: [n_s + n_t + min(n_s, n_t), d].
+
+    Shen et al., "Wasserstein distance guided representation learning for domain adaptation", AAAI 2018.
+    The global generator says where between the two of a pair.
+    """
+    num = min(len(source), len(target))
+    shares = torch.rand(num, 1, dtype=source.dtype, device=source.device)
+    return torch.cat([source, target, torch.lerp(target[:num], source[:num], shares)])
+
+
+@dataclass(frozen=True)
+class WDGRL(Adaptation):
+    """A critic of bounded slope estimates the Wasserstein distance of the features, which learn to make it small.
+
+    Shen et al., AAAI 2018. The paper trains the critic for several steps between two of the features; here both take
+    one, by gradient reversal, whose coefficient is the weight. The term is penalty * (gradient penalty) minus the
+    estimated distance, and the features take no gradient of the penalty.
+
+    Args:
+        penalty: of critics whose gradients have norms other than 1.
+        num_hidden: width of the critic's two hidden layers.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
+
+    weight: float = 0.01
+    penalty: float = 10.0
+    num_hidden: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weights(penalty=self.penalty)
+
+    def begin(self, beginning: Beginning) -> Term:
+        """With a critic whose initial weights are drawn from the stage's seed."""
+        num_features = beginning.network.head.num_features
+        return _WDGRLTerm(self, Discriminator(num_features, self.num_hidden, beginning.seed, "wdgrl"))
+
+
+class _WDGRLTerm(Term):
+    def __init__(self, settings: WDGRL, critic: Discriminator) -> None:
+        super().__init__()
+        self.settings = settings
+        self.critic = critic
+
+    def forward(self, step: Step) -> Tensor:
+        both = step.outputs.features, step.required_target().outputs.features
+        source, target = (full_precision(features) for features in both)
+        coefficient = self.settings.ramp(step.progress)
+        distance = self.critic(reverse(source, coefficient)).mean() - self.critic(reverse(target, coefficient)).mean()
+        return self.settings.penalty * gradient_penalty(self.critic, penalised_points(source, target)) - distance

@@ -1,0 +1,101 @@
+"""Labelled source and unlabelled target, fed together."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Sampler
+
+from graft.batch import PairedBatch
+from graft.data.datasets import EpochSampler
+from graft.data.domain import Domain
+from graft.seeds import stable_seed
+
+
+class PairedData(LightningDataModule):
+    """Batches of the source with their labels beside batches of all the target's training images without.
+
+    An epoch is one pass over whichever has more batches; the other is gone through again, in another order each time.
+    Validation samples are the source's: the target has no labels to validate on.
+
+    Args:
+        source, target: loaded, each with a batch size of its own.
+        source_free: leave out the source's images.
+    """
+
+    def __init__(self, source: Domain, target: Domain, source_free: bool) -> None:
+        super().__init__()
+        self.source, self.target, self.source_free = source, target, source_free
+
+    def begin(self, seed: int, first_epoch: int, augment: bool = True) -> None:
+        """Set the orders and views of the fit that follows, as `Domain.begin` does for one domain."""
+        self.source.begin(stable_seed(seed, "source"), first_epoch, augment)
+        self.target.begin(stable_seed(seed, "target"), first_epoch, augment)
+
+    @property
+    def view(self) -> Any:
+        """Of the source's images."""
+        return self.source.view
+
+    def train_dataloader(self) -> "PairedLoader":
+        """Pairs of batches; each rank has its share of both domains."""
+        self.source.trainer = self.target.trainer = self.trainer
+        source = None if self.source_free else self.source.train_dataloader()
+        return PairedLoader(source, self.target.unlabelled_loader("train"))
+
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """The source's validation samples."""
+        return self.source.val_dataloader()
+
+
+class PairedLoader(DataLoader[Any]):
+    """Two loaders side by side until the longer one ends; the shorter one starts again whenever it ends before."""
+
+    def __init__(self, source: DataLoader[Any] | None, target: DataLoader[Any]) -> None:
+        samplers = [loader.sampler for loader in (source, target) if loader is not None]
+        # The generator is its own, or torch would draw from the global one.
+        super().__init__(target.dataset, sampler=_Together(samplers), batch_size=None, generator=torch.Generator())
+        self.source_loader, self.target_loader = source, target
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[PairedBatch]:  # type: ignore[override]
+        targets = cycled(self.target_loader, len(self))
+        if self.source_loader is None:
+            yield from (PairedBatch(None, target) for target in targets)
+        else:
+            yield from map(PairedBatch, cycled(self.source_loader, len(self)), targets)
+
+
+class _Together(Sampler[Any]):
+    """What the trainer tells the epoch; it has as many batches as the longer of its samplers."""
+
+    def __init__(self, samplers: list[Any]) -> None:
+        self.samplers = samplers
+
+    def set_epoch(self, epoch: int) -> None:
+        for sampler in self.samplers:
+            sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return max(map(len, self.samplers))
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("a paired loader asks its two loaders")
+
+
+def cycled(loader: DataLoader[Any], num_batches: int) -> Iterator[Any]:
+    """So many batches of a loader that is gone through as often as needed, in another order each time."""
+    sampler = loader.sampler
+    assert isinstance(sampler, EpochSampler)
+    given = 0
+    while given < num_batches:
+        sampler.cycle = given // len(sampler)
+        for batch in loader:
+            yield batch
+            given += 1
+            if given == num_batches:
+                break
+    sampler.cycle = 0
