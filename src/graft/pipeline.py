@@ -382,8 +382,8 @@ def baseline_training(experiment: Experiment, name: str) -> Training:
 
 
 def origin_of(experiment: Experiment, start: Start) -> Origin | None:
-    """The source stage that the weights come from, for regularisers; None without these, or without that stage."""
-    if not start.source_head or not experiment.transfer.regularisers:
+    """The source stage that the weights come from, for terms beside the objective; None without such, or without it."""
+    if not start.source_head or not experiment.transfer.terms:
         return None
     assert experiment.source is not None
     head = source_network(experiment, experiment.pretrain.seed).head
