@@ -11,9 +11,10 @@ import torch
 from builders import network, stage, tiny_domain, training
 from scipy.special import softmax
 
+from graft.averaging import State
 from graft.models.network import Network
 from graft.regularisers.sam import SAM
-from graft.stage import State, fit_stage
+from graft.stage import fit_stage
 from graft.strategies.schedules import Constant
 
 RHO = 0.3

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import Interrupt, network, stage, tiny_domain, training
+from builders import Interrupt, SameOnAllRanks, network, stage, tiny_domain, training
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
 
@@ -482,18 +482,6 @@ def test_caching_features_is_part_of_the_cost(
     monkeypatch.setattr(FeatureCache, "get", slowly)
     fitted = run(tmp_path, domain, "linear_probe", 2, cache=cache)
     assert fitted.seconds >= fitted.history[-1]["seconds"] >= fitted.history[0]["seconds"] >= 0.3
-
-
-class SameOnAllRanks(Callback):
-    """Fails in every process unless all of them ended an epoch with the same weights, bit by bit."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trained = {name for name, _, p in pl_module.network.named_group_parameters() if p.requires_grad}
-        assert trained == set(pl_module.phase.trained_names)
-        rows = [tensor.detach().flatten() for tensor in pl_module.network.parameters()]
-        gathered = trainer.strategy.all_gather(torch.cat(rows))
-        assert len(gathered) == 2
-        assert torch.equal(gathered[0], gathered[1])
 
 
 @pytest.mark.slow

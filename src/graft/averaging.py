@@ -1,13 +1,13 @@
 """Averages of networks' weights: a point between two states, the mean of many."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from graft.errors import UserError
 
-State = Mapping[str, Tensor]  # a network's parameters and buffers by name
+State = dict[str, Tensor]  # a network's parameters and buffers by name
 
 STATISTICS = ("running_mean", "running_var")
 

@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from graft.adapting import AdaptationModule
+from graft.averaging import State
 from graft.callbacks.board import StageLogger, log_search, log_views
 from graft.callbacks.checkpoints import (
     BEST,
@@ -50,7 +51,6 @@ from graft.strategies.engine import apply_phase, frozen_prefix, moved_groups, un
 from graft.strategies.phases import ResolvedPhase, replan
 
 Data = Domain | FeatureDomain | PairedData
-State = dict[str, Tensor]  # a network's parameters and buffers by name
 
 MONITOR = "val/accuracy"
 START = "start.ckpt"  # the network where the training of its backbone began

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from builders import ON_THE_NETWORK, Interrupt, network, stage, strategy, tiny_domain, training, write_arrays
+from builders import (
+    ON_THE_NETWORK,
+    Interrupt,
+    SameOnAllRanks,
+    network,
+    stage,
+    strategy,
+    tiny_domain,
+    training,
+    write_arrays,
+)
 from conf_plugins import CONF, build, load, names
 from hydra.core.config_loader import ConfigLoader
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -279,16 +289,6 @@ def test_what_was_learned_goes_back_to_the_best_epoch_with_the_weights(
     )
     name = "terms.lwf.source_head.linear.weight"
     assert not torch.equal(look.states[1][name], look.states[2][name])
-
-
-class SameOnAllRanks(Callback):
-    """Fails in every process unless all ended an epoch with the same network and the same source head, bit by bit."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trained = [*pl_module.network.parameters(), *pl_module.regularisation.parameters()]
-        gathered = trainer.strategy.all_gather(torch.cat([tensor.detach().flatten() for tensor in trained]))
-        assert len(gathered) == 2
-        assert torch.equal(gathered[0], gathered[1])
 
 
 @pytest.mark.slow

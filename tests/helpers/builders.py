@@ -10,6 +10,7 @@ import torch
 import yaml
 from conf_plugins import CONF
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import WeightAveraging
 from torchvision.models import VisionTransformer
 
 from graft.data.domain import Domain
@@ -120,3 +121,19 @@ class Interrupt(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
         if pl_module.stage_epoch == self.epoch:
             raise KeyboardInterrupt
+
+
+class SameOnAllRanks(Callback):
+    """Fails in either of two processes unless both ended an epoch with the same parameters, bit by bit.
+
+    Those of an average are compared as well, where a callback before this one keeps one.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trained = {name for name, _, p in pl_module.network.named_group_parameters() if p.requires_grad}
+        assert trained == set(pl_module.phase.trained_names)
+        averages = [c._average_model for c in trainer.callbacks if isinstance(c, WeightAveraging)]
+        parameters = [p.detach().flatten() for module in (pl_module, *averages) for p in module.parameters()]
+        gathered = trainer.strategy.all_gather(torch.cat(parameters))
+        assert len(gathered) == 2
+        assert torch.equal(gathered[0], gathered[1])

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from graft.after.base import Finished, load_average
+from graft.averaging import State
 from graft.errors import UserError
 from graft.models.network import Network
 from graft.records.hashing import content_hash
-from graft.stage import Stage, State, first_of_backbone, fit_stage, read_start, snapshot
+from graft.stage import Stage, first_of_backbone, fit_stage, read_start, snapshot
 from graft.strategies.phases import ResolvedPhase, Strategy
 
 PROBE = Strategy(

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from builders import Interrupt, network, stage, tiny_domain, training
+from builders import Interrupt, SameOnAllRanks, network, stage, tiny_domain, training
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from graft.callbacks.checkpoints import LAST, read_checkpoint
+from graft.callbacks.swa import StochasticWeightAveraging
 from graft.data.domain import Domain
 from graft.features import FeatureCache
 from graft.models.adapters.adalora import AdaLora
@@ -215,3 +216,12 @@ def test_factors_that_begin_at_one_are_not_decayed(adapter: Adapter) -> None:
     decaying = Strategy("decaying", [{"name": "all", "rules": {".*": {"weight_decay": 0.2}}}])
     [phase] = decaying.resolve(made, 1)
     assert {entry.weight_decay for entry in phase.assignments if entry.lr_scale} == {0.2}
+
+
+@pytest.mark.slow
+def test_two_processes_give_up_the_same_ranks_and_average_alike(tmp_path: Path, domain: Domain) -> None:
+    callbacks = (StochasticWeightAveraging(0.5), SameOnAllRanks())
+    together: dict[str, Any] = {"strategy": "ddp_spawn", "devices": 2}
+    fitted = fit(tmp_path / "a", domain, "lp_ft", ADALORA, *callbacks, **together)
+    values = {name: tensor for name, tensor in fitted.last.items() if "lora_E" in name}
+    assert 0 < sum(int(value.count_nonzero()) for value in values.values()) < sum(map(torch.numel, values.values()))
