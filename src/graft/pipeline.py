@@ -156,10 +156,26 @@ def load_domains(experiment: Experiment) -> WeightsFile | None:
         experiment.source.load(preprocessing)
     if experiment.adapts:
         check_shared_classes(experiment)
+        check_labels_left_out(experiment.target)
     need_val = [f"after.{name}" for name, method in experiment.after.items() if method.needs_val]
     if need_val and not experiment.target.sizes["val"]:
         raise UserError(f"{need_val[0]}: needs validation samples, and target {experiment.target.name} has none")
     return weights
+
+
+def check_labels_left_out(target: Domain) -> None:
+    """Adaptation needs images without labels; where some have labels, it says how many.
+
+    Raises:
+        UserError: the label budget takes in every training image.
+    """
+    if not len(target.pool):
+        raise UserError(f"{target.name}: the label budget leaves no training image without a label to adapt to")
+    if target.partly_labelled:
+        log.info(
+            "%-10s %-16s labels of %d training images are used, %d are taken to have none",
+            *("adaptation", target.name, target.sizes["train"], len(target.pool)),
+        )
 
 
 def check_shared_classes(experiment: Experiment) -> None:
@@ -583,8 +599,7 @@ def target_settings(experiment: Experiment, training: Training) -> dict[str, Any
 
 def data_settings(domain: Domain) -> dict[str, Any]:
     """What a stage's weights depend on of a domain that it has beside its own."""
-    augmentation = asdict(domain.augmentation) if domain.augmentation else None
-    return {"data": domain.fingerprint, "batch_size": domain.batch_size, "augmentation": augmentation}
+    return {"data": domain.fingerprint, **domain.batch_settings}
 
 
 def optimizer_settings(settings: dict[str, Any], training: Training) -> dict[str, Any]:

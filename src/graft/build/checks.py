@@ -117,9 +117,8 @@ def _against_adaptation(config: Config) -> Iterator[str]:
         yield "it trains the head by steps, and this one is solved from labels; use head=linear"
     if config["baselines"]:
         yield "it is compared with the source's network as it is; leave baselines=null"
-    budget = next((name for name in ("labels_per_class", "fraction") if target.get(name) is not None), None)
-    if budget:
-        yield f"it uses no label of the target; leave target.{budget}=null"
+    if target.get("balanced") and target.get("labels_per_class") is None and target.get("fraction") is None:
+        yield "images without labels cannot be balanced; set target.balanced=false"
     mixing = next((name for name in ("mixup", "cutmix") if (target.get("augmentation") or {}).get(name)), None)
     if mixing:
         yield f"images without labels are not mixed; set target.augmentation.{mixing}=0"

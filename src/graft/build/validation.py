@@ -106,7 +106,15 @@ def _structure(config: dict[str, Any]) -> Iterator[str]:
     for name, inner in INSIDE.items():
         if isinstance(config.get(name), dict):
             yield from _settings(f"{name}.", config[name], inner)
+    yield from _parts_of_source(config)
     yield from _groups_of_parts(config)
+
+
+def _parts_of_source(config: dict[str, Any]) -> Iterator[str]:
+    for name, node in _mapping(_mapping(config.get("source")).get("parts")).items():
+        yield from _part(f"source.parts.{name}", node, Part())
+    if "parts" in _mapping(config.get("target")):
+        yield f"target={config['target'].get('name')}: several data sets are no target; choose one"
 
 
 def _part(path: str, node: Any, part: Part) -> list[str]:

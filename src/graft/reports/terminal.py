@@ -50,6 +50,8 @@ def run_rows(record: Record) -> list[tuple[str, str]]:
         (f"{name} baseline", f"{percent(baseline['metrics'][ACCURACY])}, same labels, epochs and head")
         for name, baseline in record["baselines"].items()
     ]
+    if record["config"].get("adaptation"):
+        rows.append(("target labels", f"{record['training_labels']:,} trained on"))
     if record["transfer"]:
         rows.append(("gain", f"{points(record['transfer']['gain'])} over {record['transfer']['baseline']}"))
         rows.append(("baseline's best", passing(record)))
