@@ -82,9 +82,7 @@ class Stage:
     logger: Logger | None
     cache: FeatureCache | None  # None: images go through frozen parts in every epoch
     origin: Origin | None = None  # the source stage, for regularisers; None where the weights come from elsewhere
-    unlabelled: Domain | None = (
-        None  # a target that is adapted to without its labels, or with few; `domain` is the source then
-    )
+    unlabelled: Domain | None = None  # a target that is adapted to, with few labels or none; `domain` is the source
     keep_start: bool = False  # leave the network as it was where the training of its backbone began
 
 

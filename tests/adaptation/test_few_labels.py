@@ -38,9 +38,8 @@ def relabelled(domain: Domain, change: Callable[[Tensor], Tensor], *splits: str)
     """The same images, labelled otherwise in some of the splits; the label budget still has the same images."""
     other = domain.with_batch_size(domain.batch_size)
     parts = {"pool": domain.pool, **domain.datasets}
-    parts |= {
-        name: LabelledImages(p.images, p.positions, change(p.labels)) for name, p in parts.items() if name in splits
-    }
+    for name in splits:
+        parts[name] = LabelledImages(parts[name].images, parts[name].positions, change(parts[name].labels))
     other.pool = parts.pop("pool")
     other.datasets = parts
     return other

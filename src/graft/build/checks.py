@@ -104,6 +104,15 @@ def check_adaptation(config: Config) -> Iterator[str]:
         yield f"{said}{source_free[0]} does without the source's images, and {others[0]} needs them"
 
 
+def check_label_space(config: Config) -> Iterator[str]:
+    """Only adaptation compares classes, and confidence lies between 0 and 1."""
+    kind, threshold = config["label_space"], config["unknown"]["threshold"]
+    if kind != "closed" and not config["adaptation"]:
+        yield f"label_space={kind}: without adaptation= the head is a new one, for the target's own classes"
+    if not 0.0 <= threshold <= 1.0:
+        yield f"unknown.threshold={threshold}: expected a number from 0 to 1"
+
+
 def _against_adaptation(config: Config) -> Iterator[str]:
     """What else in a configuration adaptation does not go with."""
     source, target, strategy = config["source"], config["target"], config["strategy"]
@@ -416,6 +425,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
             *("optimizer", "features", "after"),
         ),
     ),
+    (check_label_space, ("label_space", "unknown", "adaptation")),
     (check_rates, ("optimizer", "pretrain")),
     (check_name, ("name",)),
     (check_features, ("features", "target")),

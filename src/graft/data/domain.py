@@ -16,6 +16,7 @@ from graft.data.canvas_cache import CanvasCache
 from graft.data.datasets import BatchLoader, EpochSampler, LabelledImages, UnlabelledImages
 from graft.data.decoding import Unreadable
 from graft.data.images import ImageFiles, Images, ResizedImages, num_bytes, open_images
+from graft.data.label_space import LabelSpace
 from graft.data.preprocessing import Preprocessing
 from graft.data.readers.base import RawSplit, Reader
 from graft.data.shared import Decoded, shared
@@ -90,6 +91,7 @@ class Domain(LightningDataModule):
             CanvasCache(Path(cache).expanduser(), cache_limit_gib * 2**30) if cache and cache_limit_gib else None
         )
         self.preprocessing: Preprocessing | None = None
+        self.label_space: LabelSpace | None = None  # beside that of the source it is adapted from (`aligned.align`)
 
     def with_batch_size(self, batch_size: int) -> "Domain":
         """The same domain, loaded or not, in other batches."""
