@@ -11,6 +11,7 @@ class LabelledBatch(NamedTuple):
     x: Tensor  # [n, c, h, w] or cached features [n, d]
     y: Tensor  # [n] class indices, or [n, k] class probabilities after mixing
     positions: Tensor  # [n] positions in the split
+    domains: Tensor | None = None  # [n] which of several data sets each is from, by number; None where there is one
 
 
 class UnlabelledBatch(NamedTuple):
@@ -21,10 +22,14 @@ class UnlabelledBatch(NamedTuple):
 
 
 class PairedBatch(NamedTuple):
-    """Labelled images of the source beside images of the target without labels; their numbers may differ."""
+    """Labelled images of the source beside images of the target without labels; their numbers may differ.
+
+    Where some of the target's images have labels, a batch of those is there too.
+    """
 
     source: LabelledBatch | None  # None for methods that no longer have the source's images
     target: UnlabelledBatch
+    labelled: LabelledBatch | None = None  # images of the target
 
 
 class BatchView(Protocol):

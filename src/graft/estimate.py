@@ -191,6 +191,8 @@ def phase_work(
     )
     if unlabelled is not None:
         pairs = len(EpochSampler(len(unlabelled.pool), unlabelled.batch_size))
+        if unlabelled.partly_labelled:
+            pairs = max(pairs, num_batches(unlabelled, "train"))
         train = max(0 if training.source_free else train, limited(pairs, settings.get("limit_train_batches")))
     epochs = phase.max_epochs if phase.trained_names else 0
     views = max(1, training.augmented_views) if phase.augment and domain.augmentation is not None else 1

@@ -265,6 +265,7 @@ class FeatureDomain(LightningDataModule):
         self.view = FeatureView()
         self.cut = cut  # layer groups of the backbone that lie behind
         self.batch_size = domain.batch_size
+        self.groups = domain.groups(domain.datasets["train"])
         self.datasets = {split: FeatureDataset(x, domain.datasets[split].labels) for split, x in features.items()}
         self.begin(seed=0, first_epoch=0)
 
@@ -285,4 +286,5 @@ class FeatureDomain(LightningDataModule):
         ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer and shuffle else (0, 1)
         sampler = ViewSampler(len(dataset), self.batch_size, self.seed, self.first_epoch, shuffle, *ranks)
         sampler.num_views = len(dataset.x)
+        sampler.groups = self.groups
         return BatchLoader(dataset, sampler)

@@ -58,7 +58,6 @@ def stage_key(
             "trainer": {name: value for name, value in config["trainer"].items() if name not in SHOWS_ONLY},
             "callbacks": config.get("callbacks"),
             "data": domain.fingerprint,
-            "batch_size": domain.batch_size,
-            "augmentation": asdict(domain.augmentation) if domain.augmentation else None,
+            **domain.batch_settings,
         }
     )

@@ -16,13 +16,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from graft.adaptation.open_set import open_set_scores
 from graft.after.base import Finished
 from graft.batch_size import Case, is_known, settle_batch_sizes
 from graft.callbacks.board import log_curves, log_result
+from graft.data.aligned import UNKNOWN, align
 from graft.data.domain import Domain
+from graft.data.label_space import RELATION, compare
 from graft.data.preprocessing import Preprocessing
 from graft.errors import UserError
-from graft.evaluation import evaluate
+from graft.evaluation import evaluate, evaluation_loader, predict
 from graft.experiment import Experiment, Training
 from graft.features import FeatureCache
 from graft.keys import stage_key
@@ -88,6 +91,9 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
         experiment, start, outcome, source_after, baselines, network.backbone.name, describe_device(device)
     )
     record |= without_nan(described | {"transferred": transferred, "after": after})
+    if experiment.adapts:
+        networks = {"transfer": network, SOURCE_ONLY: starting_network(experiment, start, None)}
+        record["label_space"] = describe_label_space(experiment, networks)
     record["adapter"] = describe_adapter(network, outcome.trainable_parameters)
     record["cost"]["search_seconds"] += sum(found["seconds"] for found in record["batch_sizes"].values())
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
@@ -155,27 +161,70 @@ def load_domains(experiment: Experiment) -> WeightsFile | None:
     if experiment.source is not None:
         experiment.source.load(preprocessing)
     if experiment.adapts:
-        check_shared_classes(experiment)
+        relate_classes(experiment)
+        check_labels_left_out(experiment.target)
     need_val = [f"after.{name}" for name, method in experiment.after.items() if method.needs_val]
     if need_val and not experiment.target.sizes["val"]:
         raise UserError(f"{need_val[0]}: needs validation samples, and target {experiment.target.name} has none")
     return weights
 
 
-def check_shared_classes(experiment: Experiment) -> None:
-    """Adaptation takes the source's head over, so both domains must have the same classes in the same order.
+def check_labels_left_out(target: Domain) -> None:
+    """Adaptation needs images without labels; where some have labels, it says how many.
 
     Raises:
-        UserError: they do not.
+        UserError: the label budget takes in every training image.
+    """
+    if not len(target.pool):
+        raise UserError(f"{target.name}: the label budget leaves no training image without a label to adapt to")
+    if target.partly_labelled:
+        log.info(
+            "%-10s %-16s labels of %d training images are used, %d are taken to have none",
+            *("adaptation", target.name, target.sizes["train"], len(target.pool)),
+        )
+
+
+def relate_classes(experiment: Experiment) -> None:
+    """Adaptation takes the source's head over, so the target's labels are numbered as the source's are.
+
+    Raises:
+        UserError: the classes of the two do not relate as `label_space` says.
     """
     source, target = experiment.source, experiment.target
     assert source is not None
-    if source.class_names != target.class_names:
-        names = [", ".join(domain.class_names[:10]) for domain in (source, target)]
-        raise UserError(
-            f"adaptation needs the classes of source and target to be the same: {source.name} has "
-            f"{source.num_classes} ({names[0]}), {target.name} has {target.num_classes} ({names[1]})"
+    if target.label_space is None:
+        align(target, compare(experiment.config["label_space"], source, target), source.class_names)
+        for warning in label_space_warnings(experiment):
+            log.warning("%s", warning)
+
+
+def label_space_warnings(experiment: Experiment) -> list[str]:
+    """A line for each method that takes the domains to have the same classes, where they are declared not to."""
+    kind = experiment.config["label_space"]
+    if kind == "closed":
+        return []
+    return [
+        f"adaptation={name} {method.closed_set}, and label_space={kind}: {RELATION[kind]}; it may do harm"
+        for name, method in experiment.transfer.adaptation.items()
+        if method.closed_set
+    ]
+
+
+def describe_label_space(experiment: Experiment, networks: dict[str, Network]) -> dict[str, Any]:
+    """How the classes of both domains relate, by name; for an open target, the open-set scores of each network."""
+    space, target, unknown = experiment.target.label_space, experiment.target, experiment.config["unknown"]
+    assert space is not None
+    described = asdict(space) | {"warnings": label_space_warnings(experiment)}
+    if not target.sizes.get(UNKNOWN):
+        return described
+    scores = {}
+    for name, network in networks.items():
+        known, others = (
+            predict(network, evaluation_loader(target, split), target.view, experiment.transfer.device)
+            for split in ("test", UNKNOWN)
         )
+        scores[name] = open_set_scores(known, others[0], unknown["confidence"], unknown["threshold"])
+    return described | {"unknown": unknown, "open_set": scores}
 
 
 def load_weights_file(experiment: Experiment) -> tuple[WeightsFile | None, Preprocessing]:
@@ -583,8 +632,7 @@ def target_settings(experiment: Experiment, training: Training) -> dict[str, Any
 
 def data_settings(domain: Domain) -> dict[str, Any]:
     """What a stage's weights depend on of a domain that it has beside its own."""
-    augmentation = asdict(domain.augmentation) if domain.augmentation else None
-    return {"data": domain.fingerprint, "batch_size": domain.batch_size, "augmentation": augmentation}
+    return {"data": domain.fingerprint, **domain.batch_settings}
 
 
 def optimizer_settings(settings: dict[str, Any], training: Training) -> dict[str, Any]:
@@ -638,8 +686,10 @@ def plan_adapter(experiment: Experiment) -> dict[str, Any] | None:
 
 def planned_network(experiment: Experiment) -> Network:
     """The network of the transfer stage, its backbone with random weights."""
-    _, preprocessing = load_weights_file(experiment)
-    experiment.target.load(preprocessing)
+    if experiment.adapts:
+        load_domains(experiment)
+    else:
+        experiment.target.load(load_weights_file(experiment)[1])
     return transfer_network(experiment)
 
 

@@ -82,7 +82,7 @@ class Stage:
     logger: Logger | None
     cache: FeatureCache | None  # None: images go through frozen parts in every epoch
     origin: Origin | None = None  # the source stage, for regularisers; None where the weights come from elsewhere
-    unlabelled: Domain | None = None  # a target that is adapted to without its labels; `domain` is the source then
+    unlabelled: Domain | None = None  # a target that is adapted to, with few labels or none; `domain` is the source
     keep_start: bool = False  # leave the network as it was where the training of its backbone began
 
 
@@ -181,7 +181,7 @@ def prepare_phase(stage: Stage, network: Network, phase: ResolvedPhase) -> None:
     """Norm statistics and closed forms as the phase begins with them."""
     if phase.recalibrate:
         how = stage_inference(stage, network)
-        recalibrate(network.backbone, stage.unlabelled or stage.domain, how)
+        recalibrate(network.backbone, stage.unlabelled.with_all_images() if stage.unlabelled else stage.domain, how)
     solve_closed_form(stage, network, None if trains_backbone(phase) else stage.cache)
 
 

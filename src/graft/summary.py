@@ -43,7 +43,7 @@ def describe_run(
         | {"rule": rule, "best_epoch": outcome.best_epoch},
         "baselines": {name: describe_baseline(baseline, rule) for name, baseline in baselines.items()},
         "transfer": describe_transfer(outcome, baselines, rule),
-        "training_labels": 0 if experiment.adapts else experiment.target.sizes["train"],
+        "training_labels": num_labels(experiment),
         "cost": describe_cost(start, outcome, baselines),
         "fingerprints": fingerprints(experiment, start, device),
         "classes": describe_classes(experiment, outcome.scores[rule]["test"]),
@@ -52,6 +52,12 @@ def describe_run(
         "chosen": outcome.chosen,
         "learning_rates": searches(start, outcome, baselines),
     }
+
+
+def num_labels(experiment: Experiment) -> int:
+    """How many labels of the target are trained on: under adaptation, those of its label budget alone."""
+    target = experiment.target
+    return 0 if experiment.adapts and not target.partly_labelled else target.sizes["train"]
 
 
 def describe_adapter(network: Network, trainable_parameters: int) -> dict[str, Any] | None:

@@ -105,7 +105,7 @@ REFUSED = [
     ("mapping=affine", "mapping=identity"),
     ("head=ridge", "solved from labels"),
     ("baselines=[fine_tune]", "baselines=null"),
-    ("target.labels_per_class=3", "no label of the target"),
+    ("target.balanced=true", "cannot be balanced"),
     ("target.augmentation.mixup=0.2", "mixup=0"),
     ("optimizer.lr=auto", "a number"),
     ("target.batch_size=auto", "a number"),

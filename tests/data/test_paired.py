@@ -72,14 +72,35 @@ def test_a_cycle_has_an_order_of_its_own(paired: PairedData) -> None:
     assert not torch.equal(first, second)
 
 
-def test_targets_have_no_labels_and_all_are_there_whatever_the_budget(tmp_path: Path) -> None:
-    target = tiny_domain(tmp_path, batch_size=10, labels_per_class=2)
-    data = PairedData(tiny_domain(tmp_path), target, source_free=True)
+def test_targets_have_no_labels(tmp_path: Path) -> None:
+    data = PairedData(tiny_domain(tmp_path), tiny_domain(tmp_path, batch_size=10), source_free=True)
     data.begin(seed=0, first_epoch=0)
     found = batches(data)
-    assert all(isinstance(batch.target, UnlabelledBatch) and batch.source is None for batch in found)
+    assert all(isinstance(batch.target, UnlabelledBatch) for batch in found)
+    assert all(batch.source is None and batch.labelled is None for batch in found)
     assert not hasattr(found[0].target, "y")
     assert sum(len(batch.target.x) for batch in found) == 48
+
+
+@pytest.mark.parametrize("source_free", [False, True], ids=["with source", "source-free"])
+def test_images_in_the_label_budget_come_with_labels_and_the_others_without(tmp_path: Path, source_free: bool) -> None:
+    target = tiny_domain(tmp_path, batch_size=10, labels_per_class=2)
+    data = PairedData(tiny_domain(tmp_path), target, source_free=source_free)
+    data.begin(seed=0, first_epoch=0)
+    found = batches(data)
+    few = {int(position) for batch in found for position in batch.labelled.positions}  # type: ignore[union-attr]
+    rest = [int(position) for batch in found for position in batch.target.positions]
+    assert few == set(range(6))
+    assert sorted(rest) == list(range(42))
+    kept, left_out = target.datasets["train"].positions, target.pool.positions
+    assert not set(kept.tolist()) & set(left_out.tolist())
+    assert [len(batch.labelled.x) for batch in found] == [6] * len(found)  # type: ignore[union-attr]
+
+
+def test_a_budget_of_labels_leaves_all_images_to_norm_statistics(tmp_path: Path) -> None:
+    whole, few = tiny_domain(tmp_path), tiny_domain(tmp_path, labels_per_class=2).with_all_images()
+    assert torch.equal(few.datasets["train"].positions, whole.datasets["train"].positions)
+    assert torch.equal(few.datasets["train"].labels, whole.datasets["train"].labels)
 
 
 def test_validation_samples_are_the_sources(paired: PairedData) -> None:

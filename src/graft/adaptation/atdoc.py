@@ -1,12 +1,13 @@
 """ATDOC: cross-entropy on pseudo-labels that the neighbours of each image agree upon."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 
 from graft.adaptation.bank import Bank, bank_for
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import SPREADS, Adaptation
 from graft.errors import UserError
 from graft.regularisers.base import Beginning, Step, Term, full_precision
 
@@ -39,6 +40,8 @@ class ATDOC(Adaptation):
     Features and sharpened probabilities of the target's images are kept in a bank, as the steps made them; images not
     seen so far are nobody's neighbours, while the authors' published code gives them random features.
     """
+
+    closed_set: ClassVar[str] = SPREADS
 
     weight: float = 0.2
     gamma: float | None = 10.0

@@ -6,6 +6,9 @@ from typing import ClassVar
 from graft.adaptation.ramps import Ramp
 from graft.regularisers.base import Regulariser
 
+SPREADS = "spreads predictions over all of the source's classes"
+ALIGNS = "makes the two domains alike as a whole"
+
 
 @dataclass(frozen=True)
 class Adaptation(Regulariser):
@@ -17,6 +20,8 @@ class Adaptation(Regulariser):
     """
 
     source_free: ClassVar[bool] = False  # sees the source only through the weights that it starts from
+
+    closed_set: ClassVar[str] = ""  # why both domains should have the same classes; empty where they need not
 
     weight: float = 1.0
     gamma: float | None = None

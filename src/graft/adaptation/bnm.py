@@ -1,12 +1,13 @@
 """BNM: batch nuclear-norm maximisation, predictions on the target that are sure and of many classes."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softmax
 
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import SPREADS, Adaptation
 from graft.regularisers.base import Beginning, Step, Term, full_precision
 
 
@@ -22,6 +23,8 @@ def nuclear_norm(logits: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class BNM(Adaptation):
     """Maximises the nuclear norm of each batch of predictions on the target."""
+
+    closed_set: ClassVar[str] = SPREADS
 
     def begin(self, beginning: Beginning) -> Term:
         """Nothing is learned beside the network."""

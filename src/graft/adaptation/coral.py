@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import ALIGNS, Adaptation
 from graft.errors import UserError
 from graft.regularisers.base import Beginning, Need, Step, Term, full_precision
 
@@ -35,6 +35,7 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
 class DeepCORAL(Adaptation):
     """Aligns the covariances of the features that the head is given."""
 
+    closed_set: ClassVar[str] = ALIGNS
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
 
     def begin(self, beginning: Beginning) -> Term:

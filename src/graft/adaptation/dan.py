@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import ALIGNS, Adaptation
 from graft.adaptation.mmd import mmd, multi_kernel
 from graft.regularisers.base import Beginning, Need, Step, Term
 
@@ -19,6 +19,7 @@ class DAN(Adaptation):
     features.
     """
 
+    closed_set: ClassVar[str] = ALIGNS
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
 
     weight: float = 5.0

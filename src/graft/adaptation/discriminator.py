@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import ALIGNS, Adaptation
 from graft.errors import UserError
 from graft.models.network import initial_weights
 from graft.regularisers.base import Need, full_precision
@@ -57,6 +57,7 @@ class Adversarial(Adaptation):
         num_hidden: width of the discriminator's two hidden layers.
     """
 
+    closed_set: ClassVar[str] = ALIGNS
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
 
     gamma: float | None = 10.0

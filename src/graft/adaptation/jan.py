@@ -1,12 +1,13 @@
 """JAN: features and predictions get the same joint distribution in source and target."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softmax
 
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import ALIGNS, Adaptation
 from graft.adaptation.mmd import mmd, multi_kernel, squared_distances
 from graft.objectives.supervised import Outputs
 from graft.regularisers.base import Beginning, Step, Term, full_precision
@@ -31,6 +32,8 @@ class JAN(Adaptation):
     Long et al., "Deep transfer learning with joint adaptation networks", ICML 2017, by the biased estimate over all
     pairs; the weight grows as there.
     """
+
+    closed_set: ClassVar[str] = ALIGNS
 
     weight: float = 5.0
     gamma: float | None = 10.0

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import ALIGNS, Adaptation
 from graft.adaptation.two_classifiers import TwoClassifiersTerm, second_head
 from graft.regularisers.base import Beginning, Need, Term
 
@@ -27,6 +27,7 @@ class MCD(Adaptation):
     is the weight; its ramp leaves the second head time to learn the source's labels.
     """
 
+    closed_set: ClassVar[str] = ALIGNS
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
 
     gamma: float | None = 10.0

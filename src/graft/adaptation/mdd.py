@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import ALIGNS, Adaptation
 from graft.adaptation.reversal import reverse
 from graft.adaptation.two_classifiers import classify, second_head
 from graft.errors import UserError
@@ -47,6 +47,7 @@ class MDD(Adaptation):
         margin: how much the source counts against the target in the adversary's loss.
     """
 
+    closed_set: ClassVar[str] = ALIGNS
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
 
     weight: float = 0.1

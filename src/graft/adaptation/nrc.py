@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import softmax
 
 from graft.adaptation.bank import Bank, bank_for
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import SPREADS, Adaptation
 from graft.adaptation.shot_im import diversity
 from graft.errors import UserError
 from graft.regularisers.base import Beginning, Step, Term, check_weights, full_precision
@@ -34,6 +34,7 @@ class NRC(Adaptation):
         affinity: of neighbours that do not count the image among their own M, and of all expanded ones.
     """
 
+    closed_set: ClassVar[str] = SPREADS
     source_free: ClassVar[bool] = True
 
     num_neighbours: int = 5

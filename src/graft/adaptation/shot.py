@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, one_hot, softmax
 
 from graft.adaptation.bank import Bank, bank_for
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import SPREADS, Adaptation
 from graft.adaptation.shot_im import information_maximisation
 from graft.regularisers.base import Beginning, Step, Term, check_weights, full_precision
 
@@ -54,6 +54,7 @@ class SHOT(Adaptation):
         pseudo_weight: of the cross-entropy on pseudo-labels.
     """
 
+    closed_set: ClassVar[str] = SPREADS
     source_free: ClassVar[bool] = True
 
     pseudo_weight: float = 0.3

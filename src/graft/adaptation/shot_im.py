@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import SPREADS, Adaptation
 from graft.adaptation.entropy import entropies
 from graft.regularisers.base import Beginning, Step, Term, full_precision
 
@@ -33,6 +33,7 @@ class SHOTIM(Adaptation):
     The paper keeps the head of the source as it is: use a strategy that does not train it.
     """
 
+    closed_set: ClassVar[str] = SPREADS
     source_free: ClassVar[bool] = True
 
     def begin(self, beginning: Beginning) -> Term:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from graft.adaptation.base import Adaptation
+from graft.adaptation.base import ALIGNS, Adaptation
 from graft.adaptation.two_classifiers import TwoClassifiersTerm, second_head
 from graft.errors import UserError
 from graft.regularisers.base import Beginning, Need, Term
@@ -38,6 +38,7 @@ class SWD(Adaptation):
         num_projections: directions drawn in each step.
     """
 
+    closed_set: ClassVar[str] = ALIGNS
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
 
     gamma: float | None = 10.0

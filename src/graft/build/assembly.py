@@ -116,8 +116,13 @@ def make_domain(node: Config) -> Domain | None:
     if node["_target_"] is None:
         return None
     accepted = arguments_of(node["_target_"])
-    domain: Domain = make({key: value for key, value in node.items() if key in accepted or key.startswith("_")})
-    return domain
+    settings = {key: value for key, value in node.items() if key in accepted or key.startswith("_")}
+    if "parts" not in settings:
+        domain: Domain = make(settings)
+        return domain
+    parts = {name: make_domain(part) for name, part in settings["parts"].items()}
+    several: Domain = factory(without(settings, "parts"))(parts=parts)
+    return several
 
 
 def make_adapter(node: Config) -> Adapter | None:

@@ -104,6 +104,15 @@ def check_adaptation(config: Config) -> Iterator[str]:
         yield f"{said}{source_free[0]} does without the source's images, and {others[0]} needs them"
 
 
+def check_label_space(config: Config) -> Iterator[str]:
+    """Only adaptation compares classes, and confidence lies between 0 and 1."""
+    kind, threshold = config["label_space"], config["unknown"]["threshold"]
+    if kind != "closed" and not config["adaptation"]:
+        yield f"label_space={kind}: without adaptation= the head is a new one, for the target's own classes"
+    if not 0.0 <= threshold <= 1.0:
+        yield f"unknown.threshold={threshold}: expected a number from 0 to 1"
+
+
 def _against_adaptation(config: Config) -> Iterator[str]:
     """What else in a configuration adaptation does not go with."""
     source, target, strategy = config["source"], config["target"], config["strategy"]
@@ -117,9 +126,8 @@ def _against_adaptation(config: Config) -> Iterator[str]:
         yield "it trains the head by steps, and this one is solved from labels; use head=linear"
     if config["baselines"]:
         yield "it is compared with the source's network as it is; leave baselines=null"
-    budget = next((name for name in ("labels_per_class", "fraction") if target.get(name) is not None), None)
-    if budget:
-        yield f"it uses no label of the target; leave target.{budget}=null"
+    if target.get("balanced") and target.get("labels_per_class") is None and target.get("fraction") is None:
+        yield "images without labels cannot be balanced; set target.balanced=false"
     mixing = next((name for name in ("mixup", "cutmix") if (target.get("augmentation") or {}).get(name)), None)
     if mixing:
         yield f"images without labels are not mixed; set target.augmentation.{mixing}=0"
@@ -417,6 +425,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
             *("optimizer", "features", "after"),
         ),
     ),
+    (check_label_space, ("label_space", "unknown", "adaptation")),
     (check_rates, ("optimizer", "pretrain")),
     (check_name, ("name",)),
     (check_features, ("features", "target")),

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from graft.adaptation.open_set import Confidence
 from graft.build.checks import check_all
 from graft.build.remember import remembered
 from graft.build.targets import SPECIAL, arguments_of, check_target, is_missing, missing_inside
 from graft.build.values import describe, fits
+from graft.data.label_space import Kind
 from graft.errors import UserError, did_you_mean
 from graft.scores.base import INPUTS
 
@@ -56,6 +58,8 @@ SETTINGS: dict[str, Any] = {
     "name": str | None,
     "seed": int,
     "selection": Literal["last", "best_val"],
+    "label_space": Kind,
+    "unknown": dict,
     "precision": dict,
     "memory_format": Literal["contiguous", "channels_last", "auto"] | None,
     "callbacks": dict[str, dict],
@@ -73,6 +77,7 @@ INSIDE: dict[str, dict[str, Any]] = {
     "paths": {"data": str, "outputs": str, "store": str},
     "features": {"cache_limit_gib": float, "augmented_views": int},
     "analysis": {"cka_images": int},
+    "unknown": {"confidence": Confidence, "threshold": float},
     "pretrain": {"max_epochs": int, "seed": int},
     "backbone": {"weights": str, "reinitialise": list[str]},
 }
@@ -106,7 +111,15 @@ def _structure(config: dict[str, Any]) -> Iterator[str]:
     for name, inner in INSIDE.items():
         if isinstance(config.get(name), dict):
             yield from _settings(f"{name}.", config[name], inner)
+    yield from _parts_of_source(config)
     yield from _groups_of_parts(config)
+
+
+def _parts_of_source(config: dict[str, Any]) -> Iterator[str]:
+    for name, node in _mapping(_mapping(config.get("source")).get("parts")).items():
+        yield from _part(f"source.parts.{name}", node, Part())
+    if "parts" in _mapping(config.get("target")):
+        yield f"target={config['target'].get('name')}: several data sets are no target; choose one"
 
 
 def _part(path: str, node: Any, part: Part) -> list[str]:

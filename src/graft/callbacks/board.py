@@ -60,7 +60,7 @@ def log_views(logger: Logger, domain: Domain, seed: int) -> None:
     assert domain.preprocessing is not None
     num_samples = min(MOST_SAMPLES, max(2, MOST_SAMPLE_PIXELS // domain.preprocessing.size**2))
     batch = next(iter(domain.loader("train")))
-    few = LabelledBatch(*(tensor[:num_samples] for tensor in batch))
+    few = LabelledBatch(batch.x[:num_samples], batch.y[:num_samples], batch.positions[:num_samples])
     views = domain.view.train(few, torch.Generator().manual_seed(seed)).x.float()
     low, high = views.amin(dim=(1, 2, 3), keepdim=True), views.amax(dim=(1, 2, 3), keepdim=True)
     logger.experiment.add_images("training views", (views - low) / (high - low).clamp_min(1e-6), 0)

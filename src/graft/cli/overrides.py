@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from graft.cli.loader import parsed
-from graft.cli.source import PRIMARY
+from graft.cli.source import PRIMARY, joined_domains
 from graft.errors import did_you_mean, nearest
 
 BARE_NUMBER = re.compile(r"(?<![^,=])(\d+)(?![^,])")  # stands alone between `=`, commas and the end
@@ -158,8 +158,9 @@ class Known:
         listed = [value if isinstance(value, list) else [value] for value in values]
         for value in chain.from_iterable(listed):
             name = str(value).strip("'\"")
-            if value is None or name not in options:
-                return f"{where}={name}: no such {group}; {did_you_mean(name, options)}"
+            for one in joined_domains(f"{group}/{name}") or [name]:
+                if value is None or one not in options:
+                    return f"{where}={name}: no such {group}; {did_you_mean(one, options)}"
         return None
 
     def explain_key(self, override: Override) -> str | None:

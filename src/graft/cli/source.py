@@ -1,6 +1,8 @@
 """Where the configuration lies, and how Hydra reads it: `source=` and `target=` share the files of `conf/domain`."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
@@ -8,12 +10,14 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
+from omegaconf import OmegaConf
 
 import graft
 from graft.errors import UserError, nearest_path
 
 SHARED = {"source": "domain", "target": "domain"}  # group -> folder with its files
 PRIMARY = "config"
+SEVERAL = "_several"  # the choice that several domains as one begin with
 
 
 class GraftSource(FileConfigSource):
@@ -25,8 +29,13 @@ class GraftSource(FileConfigSource):
         return "graft"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """The configuration `group/name`."""
-        return super().load_config(_in_files(config_path))
+        """The configuration `group/name`; for names joined by `+`, one of several domains, each under its own name."""
+        path = _in_files(config_path)
+        if (joined := joined_domains(config_path)) is None:
+            return super().load_config(path)
+        result = super().load_config(path.partition("/")[0] + f"/{SEVERAL}")
+        result.config = OmegaConf.create(several_config(joined))
+        return result
 
     def is_group(self, config_path: str) -> bool:
         """Whether there is such a group."""
@@ -34,7 +43,10 @@ class GraftSource(FileConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         """Whether there is such a configuration."""
-        return super().is_config(_in_files(config_path))
+        path = _in_files(config_path)
+        if joined_domains(config_path) is not None:
+            path = path.partition("/")[0] + f"/{SEVERAL}"
+        return super().is_config(path)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """The groups and choices at a path; at the root, groups that share a folder instead of the folder."""
@@ -43,6 +55,28 @@ class GraftSource(FileConfigSource):
             shared = {group for group, folder in SHARED.items() if folder in names}
             names = (names - set(SHARED.values()) - {PRIMARY}) | shared
         return sorted(names)
+
+
+def joined_domains(config_path: str) -> list[str] | None:
+    """The domains that a choice joins: `source/glyphs+usps`; None where it is a single one, or of another group."""
+    group, _, name = config_path.partition("/")
+    return name.split("+") if group in SHARED and "+" in name else None
+
+
+def several_config(names: Sequence[str]) -> dict[str, Any]:
+    """The configuration of several domains as one; of a name that comes again, the parts are called name_2 and so on.
+
+    Batches are the whole's: what a part says of them is what the whole does.
+    """
+    counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    parts = [name if count == 1 else f"{name}_{count}" for name, count in zip(names, counts, strict=True)]
+    shared = {key: f"${{...{key}}}" for key in ("batch_size", "balanced", "num_workers", "augmentation")}
+    choices = [{f"/source@parts.{part}": name} for part, name in zip(parts, names, strict=True)]
+    return {
+        "defaults": [SEVERAL, *choices, "_self_"],
+        "name": "+".join(parts),
+        "parts": {part: dict(shared) for part in parts},
+    }
 
 
 def _in_files(config_path: str) -> str:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from graft.batch import LabelledBatch, UnlabelledBatch
-from graft.data.images import Images
+from graft.data.images import Images, JoinedImages
+from graft.data.turns import in_turns
 from graft.errors import UserError
 from graft.seeds import stable_seed
 
@@ -26,11 +27,17 @@ class LabelledImages(Dataset[LabelledBatch]):
     def __len__(self) -> int:
         return len(self.positions)
 
+    @property
+    def domains(self) -> Tensor | None:
+        """Which of several data sets each sample is from, int64 [n]; None where there is one."""
+        return self.images.domains(self.positions) if isinstance(self.images, JoinedImages) else None
+
     def __getitem__(self, indices: np.ndarray) -> LabelledBatch:
         """The batch of the samples `indices` [n]: uint8 [n, c, canvas, canvas], class indices [n], positions [n]."""
         index = torch.from_numpy(indices)
         positions, labels = (values.index_select(0, index) for values in (self.positions, self.labels))
-        return LabelledBatch(self.images.canvases(positions), labels, index)
+        domains = self.images.domains(positions) if isinstance(self.images, JoinedImages) else None
+        return LabelledBatch(self.images.canvases(positions), labels, index, domains)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class EpochSampler(Sampler[np.ndarray]):
 
     Every sample comes exactly once, over all ranks together, in batches whose sizes differ by one at most, so there is
     no tiny last batch; every rank has as many batches as the others. The order is a function of the seed and the epoch.
+    With `groups` that take turns, an epoch has as many samples, but not each of them once (see `in_turns`).
 
     Args:
         num_samples: n.
@@ -78,6 +86,8 @@ class EpochSampler(Sampler[np.ndarray]):
         shuffle: whether to draw an order; otherwise samples come as they lie.
         rank: which of the processes this is.
         world_size: how many there are.
+        groups: what each sample belongs to, int [n], once or at several levels, where every batch is to hold equally
+            many of each.
 
     Raises:
         UserError: there are more processes than samples.
@@ -92,6 +102,7 @@ class EpochSampler(Sampler[np.ndarray]):
         shuffle: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        groups: tuple[np.ndarray, ...] = (),
     ) -> None:
         if num_samples < world_size:
             raise UserError(f"{num_samples} images cannot be shared among {world_size} devices")
@@ -101,6 +112,7 @@ class EpochSampler(Sampler[np.ndarray]):
         self.shuffle = shuffle
         self.rank = rank
         self.world_size = world_size
+        self.groups = groups
         self.epoch = 0
         self.cycle = 0  # times that an epoch has been through the samples before
         # Full ranks before full batches: no rank may be left with an empty one.
@@ -114,9 +126,11 @@ class EpochSampler(Sampler[np.ndarray]):
         return self.num_batches
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        order = np.arange(self.num_samples)
-        if self.shuffle:
-            again = ("cycle", self.cycle) if self.cycle else ()
-            rng = np.random.default_rng(stable_seed(self.seed, self.first_epoch + self.epoch, *again))
-            order = rng.permutation(self.num_samples)
+        order = self._shuffled() if self.shuffle else np.arange(self.num_samples)
         yield from np.array_split(order, self.num_batches * self.world_size)[self.rank :: self.world_size]
+
+    def _shuffled(self) -> np.ndarray:
+        epoch, again = self.first_epoch + self.epoch, ("cycle", self.cycle) if self.cycle else ()
+        if self.groups:
+            return in_turns(self.groups, stable_seed(self.seed, *again), epoch)
+        return np.random.default_rng(stable_seed(self.seed, epoch, *again)).permutation(self.num_samples)

@@ -16,6 +16,7 @@ from graft.data.canvas_cache import CanvasCache
 from graft.data.datasets import BatchLoader, EpochSampler, LabelledImages, UnlabelledImages
 from graft.data.decoding import Unreadable
 from graft.data.images import ImageFiles, Images, ResizedImages, num_bytes, open_images
+from graft.data.label_space import LabelSpace
 from graft.data.preprocessing import Preprocessing
 from graft.data.readers.base import RawSplit, Reader
 from graft.data.shared import Decoded, shared
@@ -48,6 +49,7 @@ class Domain(LightningDataModule):
         num_workers: processes that load; None uses one a core where images are decoded or resized in every epoch anew,
             and none for images in memory or in the cache.
         augmentation: what is random in training; None, or with all parts off, trains on fixed views.
+        balanced: whether every batch of training holds equally many images of each class.
         skip_broken: leave out images that cannot be decoded, and name them, instead of refusing.
         memory_limit_gib: images that would take more on their canvas are not kept in memory.
         cache: folder for the canvases of image files, which later epochs and runs read instead of decoding; None uses
@@ -67,6 +69,7 @@ class Domain(LightningDataModule):
         batch_size: int | Literal["auto"] = 64,
         num_workers: int | None = None,
         augmentation: Augmentation | None = None,
+        balanced: bool = False,
         skip_broken: bool = False,
         memory_limit_gib: float = 2.0,
         cache: str | Path | None = None,
@@ -81,12 +84,14 @@ class Domain(LightningDataModule):
         self.batch_size = 0 if batch_size == "auto" else batch_size
         self.num_workers = num_workers
         self.augmentation = augmentation if augmentation is not None and augmentation.any else None
+        self.balanced = balanced
         self.skip_broken = skip_broken
         self.memory_limit = memory_limit_gib * 2**30
         self.cache = (
             CanvasCache(Path(cache).expanduser(), cache_limit_gib * 2**30) if cache and cache_limit_gib else None
         )
         self.preprocessing: Preprocessing | None = None
+        self.label_space: LabelSpace | None = None  # beside that of the source it is adapted from (`aligned.align`)
 
     def with_batch_size(self, batch_size: int) -> "Domain":
         """The same domain, loaded or not, in other batches."""
@@ -94,11 +99,27 @@ class Domain(LightningDataModule):
         other.batch_size = batch_size
         return other
 
+    @property
+    def partly_labelled(self) -> bool:
+        """Whether a label budget leaves training images without labels."""
+        return self.rules.labels_per_class is not None or self.rules.fraction is not None
+
+    @property
+    def batch_settings(self) -> dict[str, Any]:
+        """What decides training batches beside the data, in plain types."""
+        augmentation = asdict(self.augmentation) if self.augmentation else None
+        return {"batch_size": self.batch_size, "augmentation": augmentation, "balanced": self.balanced}
+
+    def groups(self, dataset: LabelledImages) -> tuple[np.ndarray, ...]:
+        """What takes turns in batches of a dataset of this domain's (`in_turns`): its classes, or nothing."""
+        return (dataset.labels.numpy(),) if self.balanced else ()
+
     def load(self, preprocessing: Preprocessing) -> None:
         """Read, split and bring the images to the canvas; nothing is read again for the same preprocessing.
 
-        Sets `class_names`, `num_classes`, `sizes` (samples in `train`, `val`, `test`) and `fingerprint`, a hash of
-        data, splits, budget and preprocessing that neither augmentation nor batches change.
+        Sets `class_names`, `num_classes`, `sizes` (samples in `train`, `val`, `test`), `pool` (the training samples
+        that the label budget leaves out; all of them where there is none) and `fingerprint`, a hash of data, splits,
+        budget and preprocessing that neither augmentation nor batches change.
 
         Raises:
             UserError: what the user pointed at cannot be used; all broken images are named at once.
@@ -152,14 +173,26 @@ class Domain(LightningDataModule):
         return self._loader(self.datasets[split], shuffle, shared=False, batch_size=batch_size)
 
     def unlabelled_loader(self, split: str, shuffle: bool = True) -> DataLoader[Any]:
-        """Images without labels; those of `train` are all, whether in the label budget or not. Shared among ranks."""
+        """Images without labels; those of `train` are the ones outside the label budget. Shared among ranks."""
         dataset = self.pool if split == "train" else self.datasets[split]
         return self._loader(UnlabelledImages(dataset.images, dataset.positions), shuffle, shared=True)
 
+    def with_all_images(self) -> "Domain":
+        """The same domain with all of its training images in `train`, whether in the label budget or not."""
+        if not self.partly_labelled:
+            return self
+        other, few = copy(self), self.datasets["train"]
+        positions, order = torch.cat([few.positions, self.pool.positions]).sort()
+        whole = LabelledImages(few.images, positions, torch.cat([few.labels, self.pool.labels])[order])
+        other.datasets = self.datasets | {"train": whole}
+        other.sizes = self.sizes | {"train": len(whole)}
+        return other
+
     def _loader(self, dataset: Any, shuffle: bool, shared: bool, batch_size: int | None = None) -> DataLoader[Any]:
         ranks = (self.trainer.global_rank, self.trainer.world_size) if shared and self.trainer else (0, 1)
+        groups = self.groups(dataset) if shuffle and isinstance(dataset, LabelledImages) else ()
         sampler = EpochSampler(
-            len(dataset), batch_size or self.batch_size, self.seed, self.first_epoch, shuffle, *ranks
+            len(dataset), batch_size or self.batch_size, self.seed, self.first_epoch, shuffle, *ranks, groups
         )
         num_workers = self._num_workers(dataset.images)
         if num_workers == 0:
@@ -218,7 +251,7 @@ class Domain(LightningDataModule):
     def _split(
         self, splits: dict[str, tuple[Images, np.ndarray]], class_names: tuple[str, ...]
     ) -> tuple[dict[str, LabelledImages], LabelledImages]:
-        """The three splits that are served, and the training samples before the label budget."""
+        """The three splits that are served, and the training samples that are taken to have no labels."""
         images, labels = splits["train"]
         parts = split_samples(labels, class_names, self.rules, "val" not in splits, "test" not in splits)
 
@@ -230,7 +263,8 @@ class Domain(LightningDataModule):
             "val": own_or_held_out("val", parts.val),
             "test": own_or_held_out("test", parts.test),
         }
-        return datasets, select(images, labels, parts.pool)
+        unlabelled = np.setdiff1d(parts.pool, parts.train) if self.partly_labelled else parts.pool
+        return datasets, select(images, labels, unlabelled)
 
 
 def select(images: Images, labels: np.ndarray, positions: np.ndarray | None = None) -> LabelledImages:

@@ -99,6 +99,30 @@ class ImageFiles:
         return torch.from_numpy(np.stack([row for row in rows if isinstance(row, np.ndarray)]))
 
 
+@dataclass(frozen=True)
+class JoinedImages:
+    """Those of several data sets on canvases of one size, one set after the other."""
+
+    parts: tuple[Images, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def domains(self, positions: Tensor) -> Tensor:
+        """Which of the parts each of positions [n] lies in: int64 [n]."""
+        ends = torch.tensor([len(part) for part in self.parts]).cumsum(0)
+        return torch.bucketize(positions, ends, right=True)
+
+    def canvases(self, positions: Tensor) -> Tensor:
+        """uint8 [n, c, canvas, canvas] of positions [n]."""
+        domains, pieces, start = self.domains(positions), [], 0
+        for index, part in enumerate(self.parts):
+            if len(own := positions[domains == index]):
+                pieces.append(part.canvases(own - start))
+            start += len(part)
+        return gather(torch.cat(pieces), domains.argsort(stable=True).argsort())
+
+
 def num_bytes(num_images: int, preprocessing: Preprocessing) -> int:
     """Memory that so many canvases take."""
     return num_images * preprocessing.channels * preprocessing.canvas**2

@@ -1,6 +1,7 @@
-"""Labelled source and unlabelled target, fed together."""
+"""Labelled source and a target without labels, or with few, fed together."""
 
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from graft.seeds import stable_seed
 
 
 class PairedData(LightningDataModule):
-    """Batches of the source with their labels beside batches of all the target's training images without.
+    """Batches of the source with their labels beside batches of the target's training images without.
 
-    An epoch is one pass over whichever has more batches; the other is gone through again, in another order each time.
-    Validation samples are the source's: the target has no labels to validate on.
+    Images in the target's label budget come in batches of their own, with labels; without a budget, no image of the
+    target has one. An epoch is one pass over whichever has most batches; the others are gone through again, in another
+    order each time. Validation samples are the source's: the target has no labels to spare for it.
 
     Args:
         source, target: loaded, each with a batch size of its own.
@@ -42,7 +44,8 @@ class PairedData(LightningDataModule):
         """Pairs of batches; each rank has its share of both domains."""
         self.source.trainer = self.target.trainer = self.trainer
         source = None if self.source_free else self.source.train_dataloader()
-        return PairedLoader(source, self.target.unlabelled_loader("train"))
+        labelled = self.target.train_dataloader() if self.target.partly_labelled else None
+        return PairedLoader(source, self.target.unlabelled_loader("train"), labelled)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """The source's validation samples."""
@@ -50,27 +53,26 @@ class PairedData(LightningDataModule):
 
 
 class PairedLoader(DataLoader[Any]):
-    """Two loaders side by side until the longer one ends; the shorter one starts again whenever it ends before."""
+    """Loaders side by side until the longest one ends; the others start again whenever they end before."""
 
-    def __init__(self, source: DataLoader[Any] | None, target: DataLoader[Any]) -> None:
-        samplers = [loader.sampler for loader in (source, target) if loader is not None]
+    def __init__(
+        self, source: DataLoader[Any] | None, target: DataLoader[Any], labelled: DataLoader[Any] | None = None
+    ) -> None:
+        samplers = [loader.sampler for loader in (source, target, labelled) if loader is not None]
         # The generator is its own, or torch would draw from the global one.
         super().__init__(target.dataset, sampler=_Together(samplers), batch_size=None, generator=torch.Generator())
-        self.source_loader, self.target_loader = source, target
+        self.loaders = source, target, labelled
 
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[PairedBatch]:  # type: ignore[override]
-        targets = cycled(self.target_loader, len(self))
-        if self.source_loader is None:
-            yield from (PairedBatch(None, target) for target in targets)
-        else:
-            yield from map(PairedBatch, cycled(self.source_loader, len(self)), targets)
+        num = len(self)
+        yield from map(PairedBatch, *(cycled(loader, num) if loader else repeat(None, num) for loader in self.loaders))
 
 
 class _Together(Sampler[Any]):
-    """What the trainer tells the epoch; it has as many batches as the longer of its samplers."""
+    """What the trainer tells the epoch; it has as many batches as the longest of its samplers."""
 
     def __init__(self, samplers: list[Any]) -> None:
         self.samplers = samplers
@@ -83,7 +85,7 @@ class _Together(Sampler[Any]):
         return max(map(len, self.samplers))
 
     def __iter__(self) -> Iterator[Any]:
-        raise TypeError("a paired loader asks its two loaders")
+        raise TypeError("a paired loader asks its loaders")
 
 
 def cycled(loader: DataLoader[Any], num_batches: int) -> Iterator[Any]:

@@ -42,7 +42,7 @@ class View:
         x = self.unmixed(batch.x, generator)
         if how is not None and (how.mixup or how.cutmix):
             x, y = mix(x, y, self.num_classes, how.mixup, how.cutmix, generator)
-        return LabelledBatch(x, y, batch.positions)
+        return batch._replace(x=x, y=y)
 
     def unmixed(self, x: Tensor, generator: Generator) -> Tensor:
         """Random views [n, c, size, size] of canvases, each of one image alone; every draw is from `generator`."""

@@ -53,7 +53,11 @@ def run_identity(config: dict[str, Any]) -> str:
 
 
 def _what_is_computed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The configuration without the keys, dotted ones too, that are no part of a run's identity."""
+    """The configuration without the keys, dotted ones too, that are no part of a run's identity.
+
+    What is said of a domain holds for each part of one that is made of several.
+    """
+    prefix = re.sub(r"\.parts\.[^.]+\.$", ".", prefix)
     return {
         key: _what_is_computed(value, f"{prefix}{key}.") if isinstance(value, dict) else value
         for key, value in config.items()

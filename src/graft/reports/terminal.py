@@ -50,6 +50,10 @@ def run_rows(record: Record) -> list[tuple[str, str]]:
         (f"{name} baseline", f"{percent(baseline['metrics'][ACCURACY])}, same labels, epochs and head")
         for name, baseline in record["baselines"].items()
     ]
+    if record["config"].get("adaptation"):
+        rows.append(("target labels", f"{record['training_labels']:,} trained on"))
+    if "open_set" in record.get("label_space", {}):
+        rows.append(("open set", open_set_line(record["label_space"])))
     if record["transfer"]:
         rows.append(("gain", f"{points(record['transfer']['gain'])} over {record['transfer']['baseline']}"))
         rows.append(("baseline's best", passing(record)))
@@ -69,6 +73,17 @@ def run_rows(record: Record) -> list[tuple[str, str]]:
     rows.append(("seconds", seconds + (f", {cost['baseline_seconds']:.1f} baseline" if record["baselines"] else "")))
     rows.append(("parameters trained", f"{cost['trainable_parameters']:,} of {cost['num_parameters']:,}"))
     return rows
+
+
+def open_set_line(space: Mapping[str, Any]) -> str:
+    """What became of images of unknown classes, and of the others beside them."""
+    scores, rule = space["open_set"]["transfer"], space["unknown"]
+    before = space["open_set"]["source_only"]["h_score"]
+    return (
+        f"{percent(scores['known_accuracy'])} of known classes, {percent(scores['unknown_accuracy'])} of unknown ones, "
+        f"H-score {percent(scores['h_score'])} (source_only {percent(before)}) "
+        f"at {rule['confidence']} {rule['threshold']:g}"
+    )
 
 
 def after_line(result: Mapping[str, Any], record: Record) -> str:
