@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
-from graft import evaluation
+from graft import evaluation, features
 from graft.batch import LabelledBatch
 from graft.data.preprocessing import Preprocessing
 from graft.data.threaded import in_order
 from graft.data.view import View
-from graft.evaluation import batches_at_once, brier_score, expected_calibration_error, predict, reliability, scores
+from graft.evaluation import brier_score, expected_calibration_error, predict, reliability, scores
+from graft.features import batches_at_once
 from graft.models.backbones.cnn import Cnn
 from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping
@@ -88,7 +89,7 @@ def test_an_error_in_a_thread_is_raised() -> None:
 
 
 def test_batches_at_once_fill_the_cores_that_threads_leave_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "num_cores", lambda: 8)
+    monkeypatch.setattr(features, "num_cores", lambda: 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert batches_at_once(CPU) == 4

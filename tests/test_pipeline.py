@@ -272,6 +272,18 @@ def test_an_adapter_enters_the_key_of_the_stage_and_of_features(config: Callable
     assert len(keys) == 4
 
 
+def test_probes_of_one_backbone_are_scored_from_the_same_features(
+    record_of: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = ("strategy=linear_probe", "baselines=[]", "selection=best_val")
+    first = record_of(*probe)
+    through = record_of(*probe, "features.cache_limit_gib=0")
+    assert through["metrics"] == first["metrics"]
+    monkeypatch.setattr("graft.features.outputs", None)  # nothing more may go through the backbone
+    monkeypatch.setattr("graft.evaluation.evaluation_loader", None)
+    assert record_of(*probe, "optimizer.lr=0.01")["metrics"] != first["metrics"]
+
+
 def test_test_labels_change_nothing_but_test_scores(record_of: Run, tmp_path: Path) -> None:
     target = dict(np.load(tmp_path / "target.npz"))
     first = record_of("selection=best_val", "baselines=[]")

@@ -1,6 +1,5 @@
 """What a network gets right on a split, computed outside training."""
 
-import os
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -10,42 +9,33 @@ from torch import Tensor, nn
 
 from graft.batch import BatchView, LabelledBatch
 from graft.data.domain import Domain
-from graft.data.threaded import in_order, num_cores
+from graft.data.threaded import in_order
+from graft.features import FeatureCache, FeatureView, Inference, Prefix, batches_at_once, feature_loader
 from graft.models.network import Network
 
 BATCH_VALUES = 2**19  # a batch of fewer values, where samples are small, costs more in calls than in arithmetic
 
 
 def predict(
-    network: Network, loader: Iterable[LabelledBatch], view: BatchView, device: torch.device
+    network: Network, loader: Iterable[LabelledBatch], view: BatchView, device: torch.device, cut: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Logits [n, k] and labels [n] of every sample of `loader`, in float32 on the CPU; the network in eval mode."""
+    """Logits [n, k] and labels [n] of every sample of `loader`, in float32 on the CPU; the network in eval mode.
+
+    Samples are images, or what the backbone's first `cut` layer groups made of them.
+    """
     network.to(device).eval()
-    work = partial(predict_batch, network, view, device)
+    work = partial(predict_batch, network, view, device, cut)
     logits, labels = zip(*in_order(work, loader, batches_at_once(device)), strict=True)
     return torch.cat(logits), torch.cat(labels)
 
 
 @torch.no_grad()
 def predict_batch(
-    network: Network, view: BatchView, device: torch.device, batch: LabelledBatch
+    network: Network, view: BatchView, device: torch.device, cut: int, batch: LabelledBatch
 ) -> tuple[Tensor, Tensor]:
     """Logits float32 [n, k] on the CPU and labels [n] of one batch."""
     x = view.evaluate(batch.x.to(device)).to(network.dtype)
-    return network(x).float().cpu(), batch.y
-
-
-def batches_at_once(device: torch.device) -> int:
-    """How many batches to predict at the same time: on a CPU, as many as keep all its cores busy.
-
-    A small network's operations leave most cores idle, however many threads each may use; batches have nothing to wait
-    for in one another. `OMP_NUM_THREADS`, by which parallel jobs share the cores, bounds this too.
-    """
-    if device.type != "cpu":
-        return 1
-    share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    threads = min(num_cores(), int(share)) if share.isdigit() else num_cores()
-    return max(1, threads // torch.get_num_threads())
+    return network(x, cut).float().cpu(), batch.y
 
 
 def reliability(logits: Tensor, labels: Tensor, num_bins: int = 15) -> dict[str, list[Any]]:
@@ -112,13 +102,36 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def evaluate(network: Network, domain: Domain, split: str, device: torch.device) -> dict[str, Any]:
-    """The scores of `network` on one split of `domain`."""
+def evaluate(
+    network: Network,
+    domain: Domain,
+    split: str,
+    device: torch.device,
+    cache: FeatureCache | None = None,
+    memory_format: str = "contiguous",
+) -> dict[str, Any]:
+    """The scores of `network`, whose weights have this memory format, on one split of `domain`.
+
+    With a cache, what the backbone makes of the images is kept there for whoever else scores a network on this
+    backbone. It is computed in the same batches as without, so the scores are the same to the last bit.
+    """
+    if cache is not None:
+        batch_size, whole = evaluation_batch_size(domain), Prefix.whole(network.backbone)
+        how = Inference(device, network.dtype, memory_format=memory_format, batch_size=batch_size)
+        kept = cache.get(whole, domain, [split], how)
+        if kept is not None:
+            loader = feature_loader(kept[split][0], domain.datasets[split].labels, batch_size)
+            return scores(*predict(network, loader, FeatureView(), device, whole.cut))
     return scores(*predict(network, evaluation_loader(domain, split), domain.view, device))
 
 
 def evaluation_loader(domain: Domain, split: str) -> Iterable[LabelledBatch]:
     """All samples of a split in order, in batches that pay."""
+    return domain.loader(split, batch_size=evaluation_batch_size(domain))
+
+
+def evaluation_batch_size(domain: Domain) -> int:
+    """The domain's own, or more where images are small."""
     assert domain.preprocessing is not None
     values = domain.preprocessing.channels * domain.preprocessing.size**2
-    return domain.loader(split, batch_size=max(domain.batch_size, BATCH_VALUES // values))
+    return max(domain.batch_size, BATCH_VALUES // values)

@@ -5,6 +5,7 @@ too. They are found by the content hash of all that decides them, shared between
 """
 
 import math
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,7 @@ from graft.batch import LabelledBatch
 from graft.data.augment import Augmentation
 from graft.data.datasets import BatchLoader, EpochSampler
 from graft.data.domain import Domain
+from graft.data.threaded import in_order, num_cores
 from graft.data.view import View
 from graft.models.adapters.base import adapter_settings
 from graft.models.backbones.base import Backbone
@@ -44,6 +46,7 @@ class Inference:
     dtype: torch.dtype = torch.float32  # of the backbone's weights and inputs
     precision: str = "32"
     memory_format: str = "contiguous"  # of the backbone's weights
+    batch_size: int | None = None  # None: the domain's own
     context: Callable[[], AbstractContextManager[None]] = field(default=nullcontext, compare=False)  # of the precision
 
 
@@ -77,7 +80,6 @@ def in_eval_mode(network: nn.Module, device: torch.device) -> Iterator[None]:
             module.training = training
 
 
-@torch.no_grad()
 def outputs(
     prefix: Prefix, domain: Domain, split: str, how: Inference, view: int | None = None
 ) -> Generator[Tensor, None, None]:
@@ -86,11 +88,31 @@ def outputs(
     The backbone runs in eval mode under the evaluation view, or under the augmented view of that number, which is drawn
     from the domain's split seed. So they are a fixed function of the samples.
     """
+
+    @torch.no_grad()
+    def work(numbered: tuple[int, LabelledBatch]) -> Tensor:
+        index, batch = numbered
+        x = view_of(domain, batch, how, view, index)
+        with how.context():
+            return prefix.backbone.forward_to(prefix.cut, x).cpu()
+
+    # What a precision's context sets may be the whole process's, such as the default float type.
+    at_once = batches_at_once(how.device) if how.context is nullcontext else 1
     with in_eval_mode(prefix.backbone, how.device):
-        for index, batch in enumerate(domain.loader(split)):
-            x = view_of(domain, batch, how, view, index)
-            with how.context():
-                yield prefix.backbone.forward_to(prefix.cut, x).cpu()
+        yield from in_order(work, enumerate(domain.loader(split, batch_size=how.batch_size)), at_once)
+
+
+def batches_at_once(device: torch.device) -> int:
+    """How many batches to predict at the same time: on a CPU, as many as keep all its cores busy.
+
+    A small network's operations leave most cores idle, however many threads each may use; batches have nothing to wait
+    for in one another. `OMP_NUM_THREADS`, by which parallel jobs share the cores, bounds this too.
+    """
+    if device.type != "cpu":
+        return 1
+    share = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    threads = min(num_cores(), int(share)) if share.isdigit() else num_cores()
+    return max(1, threads // torch.get_num_threads())
 
 
 def view_of(
@@ -186,7 +208,7 @@ def features_key(
             "data": domain.fingerprint,
             "split": split,
             "view": None if view is None else [view, asdict(domain.augmentation or Augmentation())],
-            "batch_size": domain.batch_size,
+            "batch_size": how.batch_size or domain.batch_size,
             "how": [how.device.type, str(how.dtype), how.precision, how.memory_format],
         }
     )
@@ -252,6 +274,11 @@ class ViewSampler(EpochSampler):
         view = (self.first_epoch + self.epoch) % self.num_views
         for positions in super().__iter__():
             yield positions + view * self.num_samples
+
+
+def feature_loader(x: Tensor, y: Tensor, batch_size: int) -> BatchLoader:
+    """Features [n, ...] with their labels [n] in order, in the batches that a domain's loader of this size makes."""
+    return BatchLoader(FeatureDataset((x,), y), EpochSampler(len(y), batch_size, shuffle=False))
 
 
 class FeatureDomain(LightningDataModule):

@@ -384,7 +384,8 @@ def source_only(experiment: Experiment, start: Start) -> Outcome:
     """What the source stage's network gets right on the target as it is: the baseline of adaptation."""
     network = starting_network(experiment, start, None)
     state = snapshot(network)
-    outcome = score(Fitted(state, state, [], 0, 0.0), network, experiment.target, experiment.transfer.device)
+    fitted, device = Fitted(state, state, [], 0, 0.0), experiment.transfer.device
+    outcome = score(fitted, network, experiment.target, device, feature_cache(experiment))
     say(SOURCE_ONLY, experiment.target, selected(outcome, experiment)["accuracy"], 0.0)
     return outcome
 
@@ -398,7 +399,8 @@ def fit_target(
     key = target_key(experiment, training, start, adapter)
     with open_stage(experiment, name, key, training, target, folder) as stage:
         fitted = fit_stage(replace(stage, origin=origin_of(experiment, start)), network)
-    outcome = score(fitted, network, target, training.device)
+    cache = feature_cache(experiment) if adapter is None and kept_backbone(fitted, start) else None
+    outcome = score(fitted, network, target, training.device, cache, training.memory_format)
     network.load_state_dict(fitted.best if experiment.selection == "best_val" else fitted.last)
     say(name, target, selected(outcome, experiment)["accuracy"], outcome.seconds)
     return network, key, outcome
@@ -442,8 +444,25 @@ def origin_of(experiment: Experiment, start: Start) -> Origin | None:
     return Origin(head, experiment.source, Store(experiment.store))
 
 
-def score(fitted: Fitted, network: Network, target: Domain, device: torch.device) -> Outcome:
-    """Scores on the target's test and val splits of the weights that each selection rule picks."""
+def kept_backbone(fitted: Fitted, start: Start) -> bool:
+    """Whether the stage left the backbone that it was given as it was, buffers too."""
+    states = [fitted.last] if fitted.best is fitted.last else [fitted.last, fitted.best]
+    pairs = ((state[f"backbone.{name}"], tensor) for state in states for name, tensor in start.backbone.items())
+    return bool(start.backbone) and all(torch.equal(after, before.to(after.dtype)) for after, before in pairs)
+
+
+def score(
+    fitted: Fitted,
+    network: Network,
+    target: Domain,
+    device: torch.device,
+    cache: FeatureCache | None = None,
+    memory_format: str = "contiguous",
+) -> Outcome:
+    """Scores on the target's test and val splits of the weights that each selection rule picks.
+
+    The cache is for a backbone that other runs score too, and the memory format that of the network's weights.
+    """
     splits = [split for split in ("test", "val") if target.sizes[split]]
     scores: dict[str, dict[str, Any]] = {}
     for rule, state in (("last", fitted.last), ("best_val", fitted.best)):
@@ -451,7 +470,7 @@ def score(fitted: Fitted, network: Network, target: Domain, device: torch.device
             scores[rule] = scores["last"]
             continue
         network.load_state_dict(state)
-        scores[rule] = {split: evaluate(network, target, split, device) for split in splits}
+        scores[rule] = {split: evaluate(network, target, split, device, cache, memory_format) for split in splits}
     return Outcome(
         scores=scores,
         best_epoch=fitted.best_epoch,

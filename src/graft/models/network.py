@@ -45,9 +45,9 @@ class Network(nn.Module):
         mapped: Tensor = self.mapping(self.backbone.forward_from(cut, x))
         return mapped
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, k] of images [n, c, h, w]."""
-        logits: Tensor = self.head(self.features(x))
+    def forward(self, x: Tensor, cut: int = 0) -> Tensor:
+        """Logits [n, k] of images [n, c, h, w], or of what the backbone's first `cut` groups made of them."""
+        logits: Tensor = self.head(self.features(x, cut))
         return logits
 
     @property
