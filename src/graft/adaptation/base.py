@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from graft.adaptation.ramps import Ramp
-from graft.regularisers.base import Regulariser
+from graft.regularisers.base import Beginning, Regulariser, Step, Term
 
 
 @dataclass(frozen=True)
 class Adaptation(Regulariser):
     """Settings of one method, from its YAML; `begin` puts it to work, `Term.forward(step)` gives its share of the loss.
+
+    A method that neither learns nor remembers anything beside the network is its `loss` alone; others have a `begin`.
 
     Args:
         weight: of its term in the loss, once the ramp is over.
@@ -28,3 +32,23 @@ class Adaptation(Regulariser):
     def ramp(self) -> Ramp:
         """The weight as a function of progress."""
         return Ramp(self.weight, self.gamma)
+
+    def loss(self, step: Step) -> Tensor:
+        """What one step adds to the loss, a scalar, before it is weighted."""
+        raise NotImplementedError
+
+    def begin(self, beginning: Beginning) -> Term | None:
+        """The loss times the ramp."""
+        return LossTerm(self)
+
+
+class LossTerm(Term):
+    """A method at work that is a function of the step."""
+
+    def __init__(self, settings: Adaptation) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, step: Step) -> Tensor:
+        """The weighted loss of one training step."""
+        return self.settings.ramp(step.progress) * self.settings.loss(step)
