@@ -57,7 +57,6 @@ class WDGRL(Adversarial):
         both = step.outputs.features, step.required_target().outputs.features
         source, target = (full_precision(features) for features in both)
         coefficient = self.ramp(step.progress)
-        distance = (
-            discriminator(reverse(source, coefficient)).mean() - discriminator(reverse(target, coefficient)).mean()
-        )
+        on_source, on_target = (discriminator(reverse(features, coefficient)) for features in (source, target))
+        distance = on_source.mean() - on_target.mean()
         return self.penalty * gradient_penalty(discriminator, penalised_points(source, target)) - distance
