@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from graft.batch import LabelledBatch, PairedBatch
 from graft.data.view import View
@@ -31,27 +31,19 @@ class AdaptationModule(GraftModule):
         second = None
         if self.regularisation.wants_second_view:
             second = self.target_view.unmixed(batch.target.x, self._generator(seed, "second view"))
-        if batch.source is None:
-            return self._source_free_losses(batch, target_x, second)
-        source = self.view.train(batch.source, self._generator(seed))
+        if batch.source is None:  # no label is known, and terms that ask for labels are refused
+            source = LabelledBatch(target_x[:0], batch.target.positions[:0], batch.target.positions[:0])
+        else:
+            source = self.view.train(batch.source, self._generator(seed))
         both = self.regularisation.trace(self.network, torch.cat([source.x, target_x]), self.cut)
         logits, num = self.network.head(both.features), len(source.x)
         outputs = Outputs(logits[:num], both.features[:num])
         unlabelled = Unlabelled(Outputs(logits[num:], both.features[num:]), batch.target.positions, target_x, second)
-        step = self._step(source, outputs, first(both, num), unlabelled)
-        terms = self.objective(outputs, source.y, self.progress) | self.regularisation(step)
+        terms = self.regularisation(self._step(source, outputs, first(both, num), unlabelled))
+        if batch.source is None:
+            return Losses(summed(terms), terms, logits, None)
+        terms = self.objective(outputs, source.y, self.progress) | terms
         return Losses(summed(terms), terms, outputs.logits, source.y)
-
-    def _source_free_losses(self, batch: PairedBatch, x: Tensor, second: Tensor | None) -> Losses:
-        assert self.regularisation is not None
-        trace = self.regularisation.trace(self.network, x, self.cut)
-        outputs = Outputs(self.network.head(trace.features), trace.features)
-        unlabelled = Unlabelled(outputs, batch.target.positions, x, second)
-        # No label is known; terms that ask for labels are refused beside a source-free method.
-        nothing = LabelledBatch(x[:0], batch.target.positions[:0], batch.target.positions[:0])
-        step = self._step(nothing, Outputs(outputs.logits[:0], outputs.features[:0]), first(trace, 0), unlabelled)
-        terms = self.regularisation(step)
-        return Losses(summed(terms), terms, outputs.logits, None)
 
     def _step(self, source: LabelledBatch, outputs: Outputs, trace: Trace, target: Unlabelled) -> Step:
         assert self.regularisation is not None
