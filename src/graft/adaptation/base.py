@@ -6,6 +6,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from graft.adaptation.ramps import Ramp
+from graft.data.domain import Domain
+from graft.features import Inference
+from graft.models.network import Network
 from graft.regularisers.base import Beginning, Regulariser, Step, Term
 
 
@@ -21,6 +24,7 @@ class Adaptation(Regulariser):
     """
 
     source_free: ClassVar[bool] = False  # sees the source only through the weights that it starts from
+    trains: ClassVar[bool] = True  # by gradient steps; where no method does, the stage takes none
 
     weight: float = 1.0
     gamma: float | None = None
@@ -40,6 +44,9 @@ class Adaptation(Regulariser):
     def begin(self, beginning: Beginning) -> Term | None:
         """The loss times the ramp."""
         return LossTerm(self)
+
+    def finish(self, network: Network, target: Domain, how: Inference) -> None:
+        """Act on the network once all training is over; most methods leave it as it is."""
 
 
 class LossTerm(Term):
