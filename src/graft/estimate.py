@@ -161,7 +161,7 @@ def stage_cost(
         stage = Stage("trial", "trial", training, part, None, training.seed, Path(folder), None, cache, origin)
         if unlabelled is not None:
             stage = replace(stage, unlabelled=small_part(unlabelled))
-        for phase in training.strategy.resolve(network, training.max_epochs):
+        for phase in training.phases(network):
             solved = bool(network.solved_names())
             if not (phase.trained_names or solved or phase.recalibrate):
                 continue

@@ -17,9 +17,10 @@ from graft.models.adapters.base import Adapter
 from graft.models.backbones.base import Backbone
 from graft.models.heads.base import Head
 from graft.models.mappings.base import Mapping as FeatureMapping
+from graft.models.network import Network
 from graft.objectives.supervised import Objective
 from graft.regularisers.base import Regulariser
-from graft.strategies.phases import Strategy
+from graft.strategies.phases import ResolvedPhase, Strategy
 from graft.strategies.schedules import Schedule
 
 _devices: dict[str, torch.device] = {}  # settings of a trainer -> its device; making a trainer to ask it takes a while
@@ -53,6 +54,12 @@ class Training:
     def source_free(self) -> bool:
         """Whether it adapts without the source's images."""
         return any(method.source_free for method in self.adaptation.values())
+
+    def phases(self, network: Network) -> tuple[ResolvedPhase, ...]:
+        """The strategy's phases for a network; none where every method of adaptation does without steps."""
+        if self.adaptation and not any(method.trains for method in self.adaptation.values()):
+            return ()
+        return self.strategy.resolve(network, self.max_epochs)
 
     @property
     def decaying_optimizer(self) -> Callable[..., Optimizer]:
@@ -99,6 +106,13 @@ class AfterMethod(Protocol):
     @property
     def needs_start(self) -> bool:
         """Whether it goes back to the weights that the training of the backbone began with."""
+
+    def check(self, network: Network) -> None:
+        """Refuse a network that it makes no sense for.
+
+        Raises:
+            UserError: with the reason.
+        """
 
     def __call__(self, finished: Any) -> dict[str, Any]:
         """What the record says of it, from a `graft.after.base.Finished`: `metrics`, and whatever was chosen.

@@ -253,7 +253,7 @@ def refuse_data_statistics(experiment: Experiment, backbone: Backbone) -> None:
     for path, training in stages.items():
         if path == "strategy" and experiment.adapter is not None:
             network = adapted(experiment, network, experiment.adapter)
-        for phase in training.strategy.resolve(network, training.max_epochs):
+        for phase in training.phases(network):
             if phase.trained_names and uses_data_statistics(network, phase):
                 raise UserError(
                     f"backbone.weights={experiment.weights}: its norm layers are folded into the layers before them "
@@ -688,7 +688,7 @@ def time_spent(seconds: float, from_store: bool) -> str:
 def plan(experiment: Experiment) -> list[dict[str, Any]]:
     """What the transfer stage would train when: one row a phase and layer group (`strategies.plan.plan_table`)."""
     network, training = planned_network(experiment), experiment.transfer
-    phases = training.strategy.resolve(network, training.max_epochs)
+    phases = training.phases(network)
     settings = getattr(training.decaying_optimizer, "keywords", {})
     lr = None if training.lr == "auto" else settings["lr"]
     return plan_table(network, phases, lr, settings.get("weight_decay") or 0.0)
@@ -699,8 +699,8 @@ def plan_adapter(experiment: Experiment) -> dict[str, Any] | None:
     if experiment.adapter is None:
         return None
     network, training = planned_network(experiment), experiment.transfer
-    phases = training.strategy.resolve(network, training.max_epochs)
-    return describe_adapter(network, max(num_trained(network, phase) for phase in phases))
+    phases = training.phases(network)
+    return describe_adapter(network, max((num_trained(network, phase) for phase in phases), default=0))
 
 
 def planned_network(experiment: Experiment) -> Network:

@@ -143,7 +143,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     stage.folder.mkdir(parents=True, exist_ok=True)
     stage, chosen, choosing_seconds = settle_groups(stage, network)
     training = stage.training
-    phases = training.strategy.resolve(network, training.max_epochs)
+    phases = training.phases(network)
     position = find_position(stage, network)
     history = position.history or []
     network.to(memory_format=MEMORY_FORMATS[training.memory_format])
@@ -172,6 +172,11 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     if closed_form_parts(network) and any(trains_backbone(phase) for phase in phases):
         with solving:
             last, best = (resolve_state(stage, network, state) for state in (last, best))
+    if stage.unlabelled is not None:
+        with solving:
+            finished = finish_adaptation(stage, network, last)
+            best = finished if best is last else finish_adaptation(stage, network, best)
+            last = finished
     network.load_state_dict(last)
     trainable_parameters = max((num_trained(network, phase) for phase in phases), default=0)
     return Fitted(last, best, history, trainable_parameters, solving.seconds, chosen)
@@ -543,6 +548,16 @@ def backbone_features(domain: Domain, network: Network, how: Inference, cache: F
     whole = Prefix.whole(network.backbone)
     kept = cache.get(whole, domain, ["train"], how) if cache is not None else None
     return (kept["train"][0] if kept is not None else extract(whole, domain, "train", how)).float()
+
+
+def finish_adaptation(stage: Stage, network: Network, state: State) -> State:
+    """`state` as the methods of adaptation leave it once all training is over."""
+    assert stage.unlabelled is not None
+    network.load_state_dict(state)
+    how = stage_inference(stage, network)
+    for method in stage.training.adaptation.values():
+        method.finish(network, stage.unlabelled, how)
+    return snapshot(network)
 
 
 def resolve_state(stage: Stage, network: Network, state: State) -> State:

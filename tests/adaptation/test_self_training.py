@@ -227,6 +227,22 @@ def test_shot_has_labels_from_the_second_epoch_on() -> None:
     torch.testing.assert_close(loss, begun(method("shot_im"), net)(step_on(net)))
 
 
+def test_the_average_of_mean_teacher_moves_with_the_optimizer_and_not_with_batches() -> None:
+    net = network("cnn")
+    term = begun(method("mean_teacher", momentum=0.5), net)
+    start = [parameter.detach().clone() for parameter in net.parameters()]
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 1.0
+    teacher = dict(term.teacher.named_buffers())
+    for _ in range(2):  # batches that share a step
+        term(step_on(net))
+    assert all(torch.equal(teacher[name], own) for (name, _), own in zip(net.named_parameters(), start, strict=True))
+    term.after_step(net, 1, 1)
+    for (name, parameter), own in zip(net.named_parameters(), start, strict=True):
+        torch.testing.assert_close(teacher[name], (parameter.detach() + own) / 2)
+
+
 def scores_of(logits: Tensor) -> dict[str, float]:
     n = len(logits)
     features = torch.randn(2 * n, 3, generator=torch.Generator().manual_seed(0))

@@ -19,7 +19,10 @@ from graft.cli.compose import compose
 from graft.data.domain import Domain
 from graft.stage import Fitted, fit_stage
 
-METHODS = [name for name in names("adaptation") if name != "none"]
+METHODS = [
+    name for name in names("adaptation") if all(build(node).trains for node in load("adaptation", name).values())
+]
+METHODS.remove("none")
 ADAPTS = ("target.labels_per_class=null", "backbone=resnet20")
 
 

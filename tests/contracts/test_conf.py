@@ -28,7 +28,7 @@ def overrides_for(choice: str) -> Iterator[list[str]]:
         if name != "none":
             yield [f"target={name}"]
         return
-    with_norms = ["backbone=resnet20"] if group in ("strategy", "regulariser") else []
+    with_norms = ["backbone=resnet20"] if group in ("strategy", "regulariser", "adaptation", "after") else []
     with_views = ["target.augmentation.flip=true", "target.augmentation.crop_padding=2"] if name == "tta" else []
     without_labels = ["target.labels_per_class=null"] if group == "adaptation" else []
     yield [f"{group}={name}", *with_norms, *with_views, *without_labels]

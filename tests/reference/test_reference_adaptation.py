@@ -200,8 +200,8 @@ def test_wdgrl() -> None:
     shares = torch.rand(4, 1, dtype=torch.float64).numpy()
     source, target = (features.detach().numpy() for features in both)
     points = np.r_[source, target, shares * source[:4] + (1 - shares) * target]
-    distance = discriminated(source, term.critic).mean() - discriminated(target, term.critic).mean()
-    penalty = gradient_penalty(term.critic, tensor(points)).item()
+    distance = discriminated(source, term.discriminator).mean() - discriminated(target, term.discriminator).mean()
+    penalty = gradient_penalty(term.discriminator, tensor(points)).item()
     assert found == pytest.approx(10 * penalty - distance, rel=1e-9)
     assert penalised_points(*both).shape == points.shape
 

@@ -271,6 +271,7 @@ def test_mean_teacher_step_by_step() -> None:
             for own, parameter in zip(teacher.parameters(), network.parameters(), strict=True):
                 parameter += torch.from_numpy(0.3 * normal(*parameter.shape))
                 own.copy_(0.8 * own + 0.2 * parameter)
+        term.after_step(network, 1, 3)
         second, logits = normal(4, 2, 3, 3), normal(4, NUM_CLASSES)
         outputs = Outputs(torch.from_numpy(logits), torch.from_numpy(normal(4, NUM_FEATURES)))
         found = term(step_of(network, outputs, [0, 1, 2, 3], second))

@@ -8,7 +8,7 @@ from torch.func import functional_call
 from torch.nn.functional import softplus
 
 from graft.adaptation.discriminator import Adversarial, Discriminator, domain_loss
-from graft.regularisers.base import Beginning, Need, Step, Term
+from graft.regularisers.base import Need, Step
 
 
 def fooling_loss(discriminator: Discriminator, features: Tensor) -> Tensor:
@@ -33,20 +33,9 @@ class ADDA(Adversarial):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features", "starting_network"})
 
-    def begin(self, beginning: Beginning) -> Term:
-        """With a discriminator whose initial weights are drawn from the stage's seed."""
-        num_features = beginning.network.head.num_features
-        return _ADDATerm(self, self.discriminator(num_features, beginning.seed))
-
-
-class _ADDATerm(Term):
-    def __init__(self, settings: ADDA, discriminator: Discriminator) -> None:
-        super().__init__()
-        self.settings = settings
-        self.discriminator = discriminator
-
-    def forward(self, step: Step) -> Tensor:
+    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> Tensor:
+        """`domain_loss` of the discriminator plus the weighted `fooling_loss` of the features."""
         assert step.start is not None
         target = step.required_target().outputs.features
-        told_apart = domain_loss(self.discriminator(step.start.features), self.discriminator(target.detach()))
-        return told_apart + self.settings.ramp(step.progress) * fooling_loss(self.discriminator, target)
+        told_apart = domain_loss(discriminator(step.start.features), discriminator(target.detach()))
+        return told_apart + self.ramp(step.progress) * fooling_loss(discriminator, target)

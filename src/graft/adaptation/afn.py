@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graft.adaptation.base import Adaptation
 from graft.errors import UserError
-from graft.regularisers.base import Beginning, Need, Step, Term, full_precision
+from graft.regularisers.base import Need, Step, full_precision
 
 
 def stepwise_norm(features: Tensor, increase: float = 1.0) -> Tensor:
@@ -52,22 +52,12 @@ class AFN(Adaptation):
         if not 0.0 < self.increase < torch.inf:
             raise UserError(f"increase={self.increase!r}; expected a number above 0")
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _AFNTerm(self)
+    def loss(self, step: Step) -> Tensor:
+        """The norm's loss of the source's features and of the target's."""
+        source, target = step.outputs.features, step.required_target().outputs.features
+        return self._norm_loss(source) + self._norm_loss(target)
 
-
-class _AFNTerm(Term):
-    def __init__(self, settings: AFN) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
-        both = step.outputs.features, step.required_target().outputs.features
-        source, target = (self._loss(features) for features in both)
-        return self.settings.ramp(step.progress) * (source + target)
-
-    def _loss(self, features: Tensor) -> Tensor:
-        if self.settings.radius is None:
-            return stepwise_norm(features, self.settings.increase)
-        return hard_norm(features, self.settings.radius)
+    def _norm_loss(self, features: Tensor) -> Tensor:
+        if self.radius is None:
+            return stepwise_norm(features, self.increase)
+        return hard_norm(features, self.radius)

@@ -6,9 +6,8 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 
-from graft.adaptation.bank import Bank, bank_for
-from graft.adaptation.base import SPREADS, Adaptation
-from graft.errors import UserError
+from graft.adaptation.bank import BankTerm, Neighbourly, bank_for
+from graft.adaptation.base import SPREADS
 from graft.regularisers.base import Beginning, Step, Term, full_precision
 
 
@@ -34,7 +33,7 @@ def weighted_cross_entropy(logits: Tensor, votes: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ATDOC(Adaptation):
+class ATDOC(Neighbourly):
     """Neighbourhood aggregation: each image is trained on the mean of what was said of its nearest neighbours.
 
     Features and sharpened probabilities of the target's images are kept in a bank, as the steps made them; images not
@@ -45,23 +44,14 @@ class ATDOC(Adaptation):
 
     weight: float = 0.2
     gamma: float | None = 10.0
-    num_neighbours: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_neighbours < 1:
-            raise UserError(f"num_neighbours={self.num_neighbours}; expected 1 or more")
 
     def begin(self, beginning: Beginning) -> Term:
         """With an empty bank."""
         return _ATDOCTerm(self, bank_for(beginning))
 
 
-class _ATDOCTerm(Term):
-    def __init__(self, settings: ATDOC, bank: Bank) -> None:
-        super().__init__()
-        self.settings = settings
-        self.bank = bank
+class _ATDOCTerm(BankTerm):
+    settings: ATDOC
 
     def forward(self, step: Step) -> Tensor:
         target = step.required_target()

@@ -1,12 +1,15 @@
 """What the network made of each of the target's training images when it last saw it."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from graft.regularisers.base import Beginning, full_precision
+from graft.adaptation.base import Adaptation
+from graft.errors import UserError
+from graft.regularisers.base import Beginning, Term, full_precision
 
 
 class Neighbours(NamedTuple):
@@ -56,3 +59,38 @@ def bank_for(beginning: Beginning, num_extra: int = 0) -> Bank:
     """An empty bank for all of the target's training images; features have `num_extra` entries beside the head's."""
     head = beginning.network.head
     return Bank(len(beginning.required_target().pool), head.num_features + num_extra, head.num_classes)
+
+
+@dataclass(frozen=True)
+class Neighbourly(Adaptation):
+    """Settings of a method that looks at the nearest neighbours of each image in a bank.
+
+    Args:
+        num_neighbours: of each image.
+    """
+
+    num_neighbours: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(num_neighbours=self.num_neighbours)
+
+
+def check_numbers(**numbers: int) -> None:
+    """Refuse numbers of neighbours below 1.
+
+    Raises:
+        UserError: with the name of the first.
+    """
+    for name, value in numbers.items():
+        if value < 1:
+            raise UserError(f"{name}={value}; expected 1 or more")
+
+
+class BankTerm(Term):
+    """A method at work that remembers the target's images in a bank, which is empty at first."""
+
+    def __init__(self, settings: Adaptation, bank: Bank) -> None:
+        super().__init__()
+        self.settings = settings
+        self.bank = bank

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import softmax
 
 from graft.adaptation.base import SPREADS, Adaptation
-from graft.regularisers.base import Beginning, Step, Term, full_precision
+from graft.regularisers.base import Step, full_precision
 
 
 def nuclear_norm(logits: Tensor) -> Tensor:
@@ -26,15 +26,6 @@ class BNM(Adaptation):
 
     closed_set: ClassVar[str] = SPREADS
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _BNMTerm(self)
-
-
-class _BNMTerm(Term):
-    def __init__(self, settings: BNM) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
-        return -self.settings.ramp(step.progress) * nuclear_norm(step.required_target().outputs.logits)
+    def loss(self, step: Step) -> Tensor:
+        """Minus the `nuclear_norm` of the predictions on the target."""
+        return -nuclear_norm(step.required_target().outputs.logits)

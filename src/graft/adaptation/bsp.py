@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graft.adaptation.base import Adaptation
 from graft.errors import UserError
-from graft.regularisers.base import Beginning, Need, Step, Term, full_precision
+from graft.regularisers.base import Need, Step, full_precision
 
 
 def spectral_penalty(features: Tensor, num_values: int = 1) -> Tensor:
@@ -40,17 +40,8 @@ class BSP(Adaptation):
         if self.num_values < 1:
             raise UserError(f"num_values={self.num_values!r}; expected 1 or more")
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _BSPTerm(self)
-
-
-class _BSPTerm(Term):
-    def __init__(self, settings: BSP) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
+    def loss(self, step: Step) -> Tensor:
+        """`spectral_penalty` of the source's features and of the target's."""
         both = step.outputs.features, step.required_target().outputs.features
-        source, target = (spectral_penalty(features, self.settings.num_values) for features in both)
-        return self.settings.ramp(step.progress) * (source + target)
+        source, target = (spectral_penalty(features, self.num_values) for features in both)
+        return source + target

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graft.adaptation.base import ALIGNS, Adaptation
 from graft.errors import UserError
-from graft.regularisers.base import Beginning, Need, Step, Term, full_precision
+from graft.regularisers.base import Need, Step, full_precision
 
 
 def covariance(features: Tensor) -> Tensor:
@@ -38,16 +38,6 @@ class DeepCORAL(Adaptation):
     closed_set: ClassVar[str] = ALIGNS
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _CORALTerm(self)
-
-
-class _CORALTerm(Term):
-    def __init__(self, settings: DeepCORAL) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
-        source, target = step.outputs.features, step.required_target().outputs.features
-        return self.settings.ramp(step.progress) * coral(source, target)
+    def loss(self, step: Step) -> Tensor:
+        """`coral` of the two domains' features."""
+        return coral(step.outputs.features, step.required_target().outputs.features)

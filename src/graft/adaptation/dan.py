@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graft.adaptation.base import ALIGNS, Adaptation
 from graft.adaptation.mmd import mmd, multi_kernel
-from graft.regularisers.base import Beginning, Need, Step, Term
+from graft.regularisers.base import Need, Step
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,7 @@ class DAN(Adaptation):
     weight: float = 5.0
     gamma: float | None = 10.0
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _DANTerm(self)
-
-
-class _DANTerm(Term):
-    def __init__(self, settings: DAN) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
+    def loss(self, step: Step) -> Tensor:
+        """`mmd` of the two domains' features under a `multi_kernel`."""
         source, target = step.outputs.features, step.required_target().outputs.features
-        return self.settings.ramp(step.progress) * mmd(multi_kernel(torch.cat([source, target])), len(source))
+        return mmd(multi_kernel(torch.cat([source, target])), len(source))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from graft.adaptation.discriminator import Adversarial, Discriminator, domain_loss
 from graft.adaptation.reversal import reverse
-from graft.regularisers.base import Beginning, Step, Term
+from graft.regularisers.base import Step
 
 
 @dataclass(frozen=True)
@@ -17,19 +17,8 @@ class DANN(Adversarial):
     are those of the reversal: the discriminator's own gradient is not scaled.
     """
 
-    def begin(self, beginning: Beginning) -> Term:
-        """With a discriminator whose initial weights are drawn from the stage's seed."""
-        num_features = beginning.network.head.num_features
-        return _DANNTerm(self, self.discriminator(num_features, beginning.seed))
-
-
-class _DANNTerm(Term):
-    def __init__(self, settings: DANN, discriminator: Discriminator) -> None:
-        super().__init__()
-        self.settings = settings
-        self.discriminator = discriminator
-
-    def forward(self, step: Step) -> Tensor:
-        coefficient = self.settings.ramp(step.progress)
+    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> Tensor:
+        """`domain_loss` of the discriminator, whose gradient the features get reversed."""
+        coefficient = self.ramp(step.progress)
         source, target = step.outputs.features, step.required_target().outputs.features
-        return domain_loss(*(self.discriminator(reverse(features, coefficient)) for features in (source, target)))
+        return domain_loss(*(discriminator(reverse(features, coefficient)) for features in (source, target)))

@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from graft.adaptation.base import ALIGNS, Adaptation
 from graft.errors import UserError
 from graft.models.network import initial_weights
-from graft.regularisers.base import Need, full_precision
+from graft.regularisers.base import Beginning, Need, Step, Term, full_precision
 
 
 class Discriminator(nn.Module):
@@ -53,6 +53,8 @@ def domain_loss(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] |
 class Adversarial(Adaptation):
     """Settings of a method with a discriminator.
 
+    One whose discriminator is given the features alone is its `adversarial_loss`.
+
     Args:
         num_hidden: width of the discriminator's two hidden layers.
     """
@@ -72,3 +74,22 @@ class Adversarial(Adaptation):
         """One for inputs [n, d], with the initial weights that a stage's seed gives it."""
         with initial_weights(seed, type(self).__name__):
             return Discriminator(num_inputs, self.num_hidden)
+
+    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> Tensor:
+        """What one step adds to the loss, a scalar, with the weight where the method has it."""
+        raise NotImplementedError
+
+    def begin(self, beginning: Beginning) -> Term:
+        """With a discriminator of features whose initial weights are drawn from the stage's seed."""
+        num_features = beginning.network.head.num_features
+        return _AdversarialTerm(self, self.discriminator(num_features, beginning.seed))
+
+
+class _AdversarialTerm(Term):
+    def __init__(self, settings: Adversarial, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.settings = settings
+        self.discriminator = discriminator
+
+    def forward(self, step: Step) -> Tensor:
+        return self.settings.adversarial_loss(step, self.discriminator)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from graft.adaptation.base import Adaptation
-from graft.regularisers.base import Beginning, Step, Term, full_precision
+from graft.regularisers.base import Step, full_precision
 
 
 def entropies(logits: Tensor) -> Tensor:
@@ -29,15 +29,6 @@ class MinimumEntropy(Adaptation):
     weight: float = 0.1
     gamma: float | None = 10.0
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _EntropyTerm(self)
-
-
-class _EntropyTerm(Term):
-    def __init__(self, settings: MinimumEntropy) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
-        return self.settings.ramp(step.progress) * entropies(step.required_target().outputs.logits).mean()
+    def loss(self, step: Step) -> Tensor:
+        """Mean of the `entropies` of the predictions on the target."""
+        return entropies(step.required_target().outputs.logits).mean()

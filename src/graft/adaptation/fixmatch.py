@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graft.adaptation.base import Adaptation
 from graft.adaptation.self_training import check_threshold, confident_cross_entropy
-from graft.regularisers.base import Beginning, Need, Step, Term
+from graft.regularisers.base import Need, Step
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,9 @@ class FixMatch(Adaptation):
         super().__post_init__()
         check_threshold(self.threshold)
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _FixMatchTerm(self)
-
-
-class _FixMatchTerm(Term):
-    def __init__(self, settings: FixMatch) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
+    def loss(self, step: Step) -> Tensor:
+        """`confident_cross_entropy` of the second view with the first one as the guide."""
         target, network = step.required_target(), step.network
         assert target.second is not None
         logits = network.head(network.features(target.second, step.cut))
-        loss = confident_cross_entropy(logits, target.outputs.logits, self.settings.threshold)
-        return self.settings.ramp(step.progress) * loss
+        return confident_cross_entropy(logits, target.outputs.logits, self.threshold)

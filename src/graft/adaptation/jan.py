@@ -10,7 +10,7 @@ from torch.nn.functional import softmax
 from graft.adaptation.base import ALIGNS, Adaptation
 from graft.adaptation.mmd import mmd, multi_kernel, squared_distances
 from graft.objectives.supervised import Outputs
-from graft.regularisers.base import Beginning, Step, Term, full_precision
+from graft.regularisers.base import Step, full_precision
 
 PROBABILITY_BANDWIDTH = 1.68  # of the kernel over class probabilities, as in the authors' code
 
@@ -38,16 +38,6 @@ class JAN(Adaptation):
     weight: float = 5.0
     gamma: float | None = 10.0
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _JANTerm(self)
-
-
-class _JANTerm(Term):
-    def __init__(self, settings: JAN) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
-        kernel = joint_kernel(step.outputs, step.required_target().outputs)
-        return self.settings.ramp(step.progress) * mmd(kernel, len(step.y))
+    def loss(self, step: Step) -> Tensor:
+        """`mmd` of the two domains' outputs under their `joint_kernel`."""
+        return mmd(joint_kernel(step.outputs, step.required_target().outputs), len(step.y))

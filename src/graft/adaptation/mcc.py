@@ -8,7 +8,7 @@ from torch.nn.functional import log_softmax, softmax
 from graft.adaptation.base import Adaptation
 from graft.adaptation.entropy import entropies
 from graft.errors import UserError
-from graft.regularisers.base import Beginning, Step, Term, full_precision
+from graft.regularisers.base import Step, full_precision
 
 
 def class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
@@ -38,16 +38,6 @@ class MCC(Adaptation):
         if not self.temperature > 0.0:
             raise UserError(f"temperature={self.temperature!r}; expected a number above 0")
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _MCCTerm(self)
-
-
-class _MCCTerm(Term):
-    def __init__(self, settings: MCC) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
-        confusion = class_confusion(step.required_target().outputs.logits, self.settings.temperature)
-        return self.settings.ramp(step.progress) * confusion
+    def loss(self, step: Step) -> Tensor:
+        """`class_confusion` of the predictions on the target."""
+        return class_confusion(step.required_target().outputs.logits, self.temperature)

@@ -34,7 +34,7 @@ class MeanTeacher(Adaptation):
 
     Args:
         weight, gamma: of the consistency.
-        momentum: share of the average that remains in each step.
+        momentum: share of the average that remains in each step of the optimizer, which several batches may share.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"second_view"})
@@ -62,9 +62,11 @@ class _MeanTeacherTerm(Term):
     def forward(self, step: Step) -> Tensor:
         target = step.required_target()
         assert target.second is not None
-        follow(self.teacher, step.network, self.settings.momentum)
         take_over(self.teacher, step.network)
         self.teacher.eval()
         with torch.no_grad():
             logits = self.teacher.head(self.teacher.features(target.second, step.cut))
         return self.settings.ramp(step.progress) * consistency(target.outputs.logits, logits)
+
+    def after_step(self, network: Network, step: int, num_steps: int) -> None:
+        follow(self.teacher, network, self.settings.momentum)

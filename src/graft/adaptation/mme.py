@@ -11,7 +11,7 @@ from graft.adaptation.entropy import entropies
 from graft.adaptation.reversal import reverse
 from graft.errors import UserError
 from graft.models.network import Network
-from graft.regularisers.base import Beginning, Need, Step, Term
+from graft.regularisers.base import Need, Step
 from graft.strategies.phases import ResolvedPhase
 
 
@@ -33,16 +33,7 @@ class MME(Adaptation):
         if "head" not in {group for phase in phases for group in phase.trained_groups}:
             raise UserError("its head maximises entropy, and this strategy does not train the head")
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _MMETerm(self)
-
-
-class _MMETerm(Term):
-    def __init__(self, settings: MME) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
+    def loss(self, step: Step) -> Tensor:
+        """Minus the mean of the `entropies`, whose gradient the features get reversed."""
         logits = step.network.head(reverse(step.required_target().outputs.features, 1.0))
-        return -self.settings.ramp(step.progress) * entropies(logits).mean()
+        return -entropies(logits).mean()

@@ -7,17 +7,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softmax
 
-from graft.adaptation.bank import Bank, bank_for
-from graft.adaptation.base import SPREADS, Adaptation
+from graft.adaptation.bank import Bank, BankTerm, Neighbourly, bank_for, check_numbers
+from graft.adaptation.base import SPREADS
 from graft.adaptation.shot_im import diversity
-from graft.errors import UserError
 from graft.regularisers.base import Beginning, Step, Term, check_weights, full_precision
 
 NONE = -1  # in the place of a neighbour that is not there
 
 
 @dataclass(frozen=True)
-class NRC(Adaptation):
+class NRC(Neighbourly):
     """Draws the prediction of each image to those of its neighbours and their neighbours, and keeps classes varied.
 
     Yang et al., "Exploiting the intrinsic neighborhood structure for source-free domain adaptation", NeurIPS 2021.
@@ -29,7 +28,7 @@ class NRC(Adaptation):
 
     Args:
         weight, gamma: of the whole term.
-        num_neighbours: K, of each image.
+        num_neighbours: K.
         num_expanded: M, of each neighbour.
         affinity: of neighbours that do not count the image among their own M, and of all expanded ones.
     """
@@ -37,27 +36,24 @@ class NRC(Adaptation):
     closed_set: ClassVar[str] = SPREADS
     source_free: ClassVar[bool] = True
 
-    num_neighbours: int = 5
     num_expanded: int = 5
     affinity: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_weights(affinity=self.affinity)
-        for name in ("num_neighbours", "num_expanded"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}; expected 1 or more")
+        check_numbers(num_expanded=self.num_expanded)
 
     def begin(self, beginning: Beginning) -> Term:
         """With an empty bank."""
         return _NRCTerm(self, bank_for(beginning))
 
 
-class _NRCTerm(Term):
+class _NRCTerm(BankTerm):
+    settings: NRC
+
     def __init__(self, settings: NRC, bank: Bank) -> None:
-        super().__init__()
-        self.settings = settings
-        self.bank = bank
+        super().__init__(settings, bank)
         self.register_buffer("neighbours", torch.full((len(bank.seen), settings.num_expanded), NONE))  # [N, M]
         self.neighbours: Tensor
 

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy, softmax
 
 from graft.adaptation.base import Adaptation
 from graft.errors import UserError
-from graft.regularisers.base import Beginning, Step, Term, full_precision
+from graft.regularisers.base import Step, full_precision
 
 
 def confident_cross_entropy(logits: Tensor, guide: Tensor, threshold: float) -> Tensor:
@@ -36,9 +36,10 @@ class SelfTraining(Adaptation):
         super().__post_init__()
         check_threshold(self.threshold)
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _SelfTrainingTerm(self)
+    def loss(self, step: Step) -> Tensor:
+        """`confident_cross_entropy` of the predictions on the target with themselves as the guide."""
+        logits = step.required_target().outputs.logits
+        return confident_cross_entropy(logits, logits, self.threshold)
 
 
 def check_threshold(threshold: float) -> None:
@@ -49,13 +50,3 @@ def check_threshold(threshold: float) -> None:
     """
     if not 0.0 <= threshold <= 1.0:
         raise UserError(f"threshold={threshold!r}; expected a number from 0 to 1")
-
-
-class _SelfTrainingTerm(Term):
-    def __init__(self, settings: SelfTraining) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
-        logits = step.required_target().outputs.logits
-        return self.settings.ramp(step.progress) * confident_cross_entropy(logits, logits, self.settings.threshold)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, one_hot, softmax
 
-from graft.adaptation.bank import Bank, bank_for
+from graft.adaptation.bank import Bank, BankTerm, bank_for
 from graft.adaptation.base import SPREADS, Adaptation
 from graft.adaptation.shot_im import information_maximisation
 from graft.regularisers.base import Beginning, Step, Term, check_weights, full_precision
@@ -68,11 +68,11 @@ class SHOT(Adaptation):
         return _SHOTTerm(self, bank_for(beginning, num_extra=1))
 
 
-class _SHOTTerm(Term):
+class _SHOTTerm(BankTerm):
+    settings: SHOT
+
     def __init__(self, settings: SHOT, bank: Bank) -> None:
-        super().__init__()
-        self.settings = settings
-        self.bank = bank
+        super().__init__(settings, bank)
         self.register_buffer("labels", torch.full((len(bank.seen),), NONE))
         self.register_buffer("num_passed", torch.zeros((), dtype=torch.int64))  # images since the labels were made
         self.labels: Tensor

@@ -9,7 +9,7 @@ from torch.nn.functional import log_softmax
 
 from graft.adaptation.base import SPREADS, Adaptation
 from graft.adaptation.entropy import entropies
-from graft.regularisers.base import Beginning, Step, Term, full_precision
+from graft.regularisers.base import Step, full_precision
 
 
 def diversity(logits: Tensor) -> Tensor:
@@ -36,15 +36,6 @@ class SHOTIM(Adaptation):
     closed_set: ClassVar[str] = SPREADS
     source_free: ClassVar[bool] = True
 
-    def begin(self, beginning: Beginning) -> Term:
-        """Nothing is learned beside the network."""
-        return _InformationTerm(self)
-
-
-class _InformationTerm(Term):
-    def __init__(self, settings: SHOTIM) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, step: Step) -> Tensor:
-        return self.settings.ramp(step.progress) * information_maximisation(step.required_target().outputs.logits)
+    def loss(self, step: Step) -> Tensor:
+        """`information_maximisation` of the predictions on the target."""
+        return information_maximisation(step.required_target().outputs.logits)

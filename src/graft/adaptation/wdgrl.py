@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graft.adaptation.discriminator import Adversarial, Discriminator
 from graft.adaptation.reversal import reverse
-from graft.regularisers.base import Beginning, Step, Term, check_weights, full_precision
+from graft.regularisers.base import Step, check_weights, full_precision
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
@@ -52,21 +52,11 @@ class WDGRL(Adversarial):
         super().__post_init__()
         check_weights(penalty=self.penalty)
 
-    def begin(self, beginning: Beginning) -> Term:
-        """With a critic whose initial weights are drawn from the stage's seed."""
-        num_features = beginning.network.head.num_features
-        return _WDGRLTerm(self, self.discriminator(num_features, beginning.seed))
-
-
-class _WDGRLTerm(Term):
-    def __init__(self, settings: WDGRL, critic: Discriminator) -> None:
-        super().__init__()
-        self.settings = settings
-        self.critic = critic
-
-    def forward(self, step: Step) -> Tensor:
+    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> Tensor:
+        """Penalty times `gradient_penalty` minus the distance, with the discriminator as the critic."""
         both = step.outputs.features, step.required_target().outputs.features
         source, target = (full_precision(features) for features in both)
-        coefficient = self.settings.ramp(step.progress)
-        distance = self.critic(reverse(source, coefficient)).mean() - self.critic(reverse(target, coefficient)).mean()
-        return self.settings.penalty * gradient_penalty(self.critic, penalised_points(source, target)) - distance
+        coefficient = self.ramp(step.progress)
+        on_source, on_target = (discriminator(reverse(features, coefficient)) for features in (source, target))
+        distance = on_source.mean() - on_target.mean()
+        return self.penalty * gradient_penalty(discriminator, penalised_points(source, target)) - distance

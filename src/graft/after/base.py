@@ -4,11 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graft.averaging import State, statistics_differ, weighted
+from graft.data.domain import Domain
 from graft.evaluation import evaluate
 from graft.models.network import Network
 from graft.recalibration import reestimate
 from graft.stage import Stage, solve_closed_form, stage_inference
 from graft.summary import flat_scores
+
+
+class After:
+    """What methods have in common."""
+
+    def check(self, network: Network) -> None:
+        """Refuse a network that it makes no sense for; most take any."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +29,24 @@ class Finished:
     save: Callable[[str], None]  # writes the network's weights into the run's folder under a name
 
     @property
+    def target(self) -> Domain:
+        """What is scored: beside an adaptation's labelled source, the domain without labels."""
+        return target_of(self.stage)
+
+    @property
     def splits(self) -> list[str]:
         """The target's splits to be scored: `test`, and `val` where there is one."""
-        return [split for split in ("test", "val") if self.stage.domain.sizes[split]]
+        return [split for split in ("test", "val") if self.target.sizes[split]]
 
     def metrics(self) -> dict[str, float]:
         """Scores of the network as it is, named as in a record: `target/test/accuracy` and so on."""
-        domain, device = self.stage.domain, self.stage.training.device
+        domain, device = self.target, self.stage.training.device
         return flat_scores({split: evaluate(self.network, domain, split, device) for split in self.splits}, "target")
+
+
+def target_of(stage: Stage) -> Domain:
+    """The domain that a target stage is for."""
+    return stage.unlabelled or stage.domain
 
 
 def load_average(stage: Stage, network: Network, states: Sequence[State], weights: Sequence[float]) -> None:
@@ -42,5 +60,5 @@ def load_average(stage: Stage, network: Network, states: Sequence[State], weight
     if len(averaged) == 1:
         return
     if statistics_differ(averaged):
-        reestimate(network, stage.domain, stage_inference(stage, network))
+        reestimate(network, target_of(stage), stage_inference(stage, network))
     solve_closed_form(stage, network, cache=None)

@@ -7,7 +7,7 @@ from typing import Any
 from scipy.optimize import brentq
 from torch import Tensor
 
-from graft.after.base import Finished
+from graft.after.base import After, Finished
 from graft.evaluation import evaluation_loader, predict, scores
 from graft.summary import flat_scores
 
@@ -15,7 +15,7 @@ LIMIT = 100.0  # the temperature is sought between its inverse and this
 
 
 @dataclass(frozen=True)
-class TemperatureScaling:
+class TemperatureScaling(After):
     """Divides logits by the temperature that minimises the loss on the target's val split; accuracies stay.
 
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
@@ -26,7 +26,7 @@ class TemperatureScaling:
 
     def __call__(self, finished: Finished) -> dict[str, Any]:
         """`metrics` under the temperature, and `temperature`."""
-        domain, device = finished.stage.domain, finished.stage.training.device
+        domain, device = finished.target, finished.stage.training.device
         found = {
             split: predict(finished.network, evaluation_loader(domain, split), domain.view, device)
             for split in finished.splits

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graft.after.base import Finished
+from graft.after.base import After, Finished
 from graft.batch import LabelledBatch
 from graft.data.augment import Augmentation
 from graft.data.domain import Domain
@@ -22,7 +22,7 @@ from graft.summary import flat_scores
 
 
 @dataclass(frozen=True)
-class AveragedViews:
+class AveragedViews(After):
     """Averages the softmax over the evaluation view and random ones (Krizhevsky et al., NeurIPS 2012, section 4.1).
 
     Args:
@@ -64,7 +64,7 @@ class AveragedViews:
 
     def __call__(self, finished: Finished) -> dict[str, Any]:
         """`metrics` of the averaged predictions, and the number of `views` of each image."""
-        domain, device = finished.stage.domain, finished.stage.training.device
+        domain, device = finished.target, finished.stage.training.device
         averaged = {split: self.log_probabilities(finished.network, domain, split, device) for split in finished.splits}
         metrics = flat_scores({split: scores(*found) for split, found in averaged.items()}, "target")
         return {"metrics": metrics, "views": self.num_views * (1 + self.flip)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.after.base import Finished, load_average
+from graft.after.base import After, Finished, load_average
 from graft.averaging import State
 from graft.errors import UserError
 from graft.models.network import Network
@@ -21,7 +21,7 @@ PROBE = Strategy(
 
 
 @dataclass(frozen=True)
-class WiseFT:
+class WiseFT(After):
     """Interpolates between the start and the end of fine-tuning.
 
     Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022. Their start is a zero-shot classifier; here it

@@ -248,6 +248,13 @@ def check_after(config: Config) -> Iterator[str]:
         strategy = config["strategy"]
         if method.needs_start and strategy["initialize"] == "scratch":
             yield f"after.{name}: strategy {strategy['name']!r} starts from random weights, nothing to go back to"
+        if method.needs_start and _trains_nothing(config):
+            yield f"after.{name}: adaptation={','.join(config['adaptation'])} leaves the weights as they started"
+
+
+def _trains_nothing(config: Config) -> bool:
+    kinds = [locate(node["_target_"]) for node in config["adaptation"].values()]
+    return bool(kinds) and not any(getattr(kind, "trains", True) for kind in kinds)
 
 
 def check_device(config: Config) -> Iterator[str]:
@@ -335,6 +342,7 @@ def _unfit_strategies(config: Config) -> Iterator[str]:
         yield str(error)
         return
     yield from _unfit_regularisers(config, adapted)
+    yield from _unfit_after(config, adapted)
     pretrain, max_epochs = config["pretrain"], config["trainer"]["max_epochs"]
     plans = [(adapted, config["strategy"], max_epochs, config["optimizer"])]
     plans += [(network, strategy, max_epochs, config["optimizer"]) for strategy in config["baselines"].values()]
@@ -381,6 +389,14 @@ def _unfit_regularisers(config: Config, network: Network) -> Iterator[str]:
                     f"regulariser={name}: phase {moved[0]!r} freezes what was changed before it, so that the starting "
                     "network must see its images; set features.augmented_views=0"
                 )
+
+
+def _unfit_after(config: Config, network: Network) -> Iterator[str]:
+    for name, node in config["after"].items():
+        try:
+            make(node).check(network)
+        except UserError as error:
+            yield f"after={name}: {error}"
 
 
 def _for_shapes(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
@@ -434,7 +450,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "source", "adaptation", "strategy", "pretrain", "baselines", "selection", "target")),
     (check_device, ("trainer", "precision", "optimizer")),
-    (check_after, ("after", "strategy", "target")),
+    (check_after, ("after", "strategy", "target", "adaptation")),
 )
 
 
