@@ -26,13 +26,18 @@ def predict(
     return torch.cat(logits), torch.cat(labels)
 
 
-@torch.no_grad()
 def predict_batch(
     network: Network, view: BatchView, device: torch.device, batch: LabelledBatch
 ) -> tuple[Tensor, Tensor]:
     """Logits float32 [n, k] on the CPU and labels [n] of one batch."""
-    x = view.evaluate(batch.x.to(device)).to(network.dtype)
-    return network(x).float().cpu(), batch.y
+    return predict_logits(network, view, device, batch.x), batch.y
+
+
+@torch.no_grad()
+def predict_logits(network: Network, view: BatchView, device: torch.device, x: Tensor) -> Tensor:
+    """Logits float32 [n, k] on the CPU of canvases uint8 [n, c, canvas, canvas]; network in eval mode on the device."""
+    logits: Tensor = network(view.evaluate(x.to(device)).to(network.dtype))
+    return logits.float().cpu()
 
 
 def batches_at_once(device: torch.device) -> int:
