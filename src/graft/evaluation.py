@@ -29,13 +29,21 @@ def predict(
     return torch.cat(logits), torch.cat(labels)
 
 
-@torch.no_grad()
 def predict_batch(
     network: Network, view: BatchView, device: torch.device, cut: int, batch: LabelledBatch
 ) -> tuple[Tensor, Tensor]:
     """Logits float32 [n, k] on the CPU and labels [n] of one batch."""
-    x = view.evaluate(batch.x.to(device)).to(network.dtype)
-    return network(x, cut).float().cpu(), batch.y
+    return predict_logits(network, view, device, batch.x, cut), batch.y
+
+
+@torch.no_grad()
+def predict_logits(network: Network, view: BatchView, device: torch.device, x: Tensor, cut: int = 0) -> Tensor:
+    """Logits float32 [n, k] on the CPU of canvases uint8 [n, c, canvas, canvas]; network in eval mode on the device.
+
+    Instead of canvases, `x` may be what the backbone's first `cut` layer groups made of them.
+    """
+    logits: Tensor = network(view.evaluate(x.to(device)).to(network.dtype), cut)
+    return logits.float().cpu()
 
 
 def reliability(logits: Tensor, labels: Tensor, num_bins: int = 15) -> dict[str, list[Any]]:

@@ -15,6 +15,7 @@ from graft.build.remember import remembered
 from graft.build.targets import arguments_of
 from graft.data.domain import Domain
 from graft.experiment import Experiment, Training
+from graft.inference.trained import Blueprint
 from graft.models.adapters.base import Adapter
 from graft.scores.base import Score
 from graft.strategies.phases import Strategy
@@ -58,6 +59,16 @@ def build_experiment(config: Config) -> Experiment:
         features_limit=int(config["features"]["cache_limit_gib"] * 2**30),
         cka_images=config["analysis"]["cka_images"],
         config=config,
+    )
+
+
+def build_blueprint(config: Config) -> Blueprint:
+    """What the target network of a plain, resolved configuration is built of; the rest of it may be missing."""
+    return Blueprint(
+        backbone=factory(without(config["backbone"], "weights", "reinitialise")),
+        mapping=factory(config["mapping"]),
+        adapter=make_adapter(config["adapter"]),
+        head=factory(config["head"]),
     )
 
 

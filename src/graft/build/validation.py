@@ -98,6 +98,11 @@ def validate_scores(nodes: dict[str, dict[str, Any]]) -> list[str]:
     return [error for name, node in nodes.items() for error in _part(f"score/{name}", node, SCORE)]
 
 
+def validate_target(node: dict[str, Any]) -> list[str]:
+    """Every error in the plain configuration of a target by itself."""
+    return _part("target", node, PARTS["target"])
+
+
 def _structure(config: dict[str, Any]) -> Iterator[str]:
     known = PARTS.keys() | SETTINGS.keys()
     for name in (key for key in config if key not in known):

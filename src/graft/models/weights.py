@@ -25,6 +25,7 @@ from graft.records.files import atomic_write_bytes
 from graft.records.hashing import content_hash
 
 RUN_FILE = Path("weights", "backbone.safetensors")
+NETWORK_FILE = Path("weights", "network.safetensors")
 ADAPTER_FILE = Path("weights", "adapter.safetensors")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -70,6 +71,22 @@ def read_weights(spec: str, backbone: Backbone) -> WeightsFile:
     raise UserError(
         f"backbone.weights={spec}: neither a file, an earlier run's folder, nor published weights{expected}"
     )
+
+
+def read_network(folder: Path) -> tuple[dict[str, Tensor], Preprocessing]:
+    """The state of a finished run's whole network, adapters merged, and what its inputs go through.
+
+    Raises:
+        UserError: there is none in the folder, or a damaged one.
+    """
+    path = folder / NETWORK_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: holds no {NETWORK_FILE}, so no network to be used")
+    try:
+        state, metadata = _read_safetensors(path)
+        return state, _from_plain(json.loads(metadata["preprocessing"]))
+    except READ_ERRORS as error:
+        raise UserError(f"{path}: is damaged, or not the network of a run") from error
 
 
 def has_folded_norms(backbone: Backbone) -> bool:

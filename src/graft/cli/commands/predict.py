@@ -1,0 +1,148 @@
+"""Predict the classes of images with the network of a finished run, as CSV or JSON lines.
+
+Takes the folder of a run, then image files, folders of images, .npz files with one array of images, or - for paths
+from standard input, one a line:
+
+  graft predict outputs/latest photos/ --top-k 3
+  find . -name '*.jpg' | graft predict outputs/latest - --format json --output found.jsonl
+
+Images are brought to the network as in the run's own evaluation. Where the run found a temperature (after=temperature),
+probabilities are calibrated by it. Images that cannot be read are named on standard error, the others are predicted,
+and the exit code is 1. In folders, files whose names are not those of images are passed over.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import TextIOWrapper
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from graft.cli.arguments import Parser, command_parser, parse
+from graft.cli.compose import refuse
+from graft.cli.finished import finished_run, open_run
+from graft.errors import UserError, nearest_path
+from graft.inference.choices import DEVICES, ROW_FORMATS
+from graft.records.files import atomic_file
+
+if TYPE_CHECKING:
+    from graft.data.decoding import Unreadable
+    from graft.inference.images import Item
+
+STANDARD_INPUT = "-"
+NAMES_SHOWN = 5
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Predict what the command line names; returns the exit code."""
+    options = parse(parser(), arguments)
+    for name in ("top_k", "batch_size"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected a positive number")
+    folder, record = finished_run(options.run)
+    refuse([f"{word}: no such file or folder{nearest_path(Path(word))}" for word in missing(options.inputs)])
+    num_classes = len(record["classes"]["names"])
+    if options.top_k > num_classes:
+        raise UserError(f"--top-k {options.top_k}: the run has {num_classes} classes")
+    from graft.inference.predictions import ROWS, predictions, usual_batch_size
+    from graft.inference.trained import choose_device
+
+    trained = open_run(folder, record).to(choose_device(options.device))
+    if trained.temperature is not None:
+        say(f"probabilities are calibrated by the run's temperature, {trained.temperature:.4g}")
+    batch_size = options.batch_size or usual_batch_size(trained.preprocessing)
+    trouble, count = Trouble(), 0
+    with output(options.output) as file:
+        rows = ROWS[options.format](file, trained.class_names, options.top_k, options.probabilities)
+        for batch in predictions(trained, items(options.inputs, trouble), batch_size, trouble.refuse):
+            for prediction in batch:
+                rows.write(prediction)
+            count += len(batch)
+            file.flush()
+        if not count and not trouble.num_broken:
+            raise UserError(f"no images in {', '.join(options.inputs)}{trouble.in_words()}")
+    if trouble.passed_over:
+        say(f"predicted {count} images{trouble.in_words()}")
+    if trouble.num_broken:
+        say(f"{trouble.num_broken} of {count + trouble.num_broken} could not be predicted")
+    return 1 if trouble.num_broken else 0
+
+
+def parser() -> Parser:
+    """What the command takes."""
+    result = command_parser("predict")
+    option = result.add_argument
+    option("run", type=Path, metavar="RUN", help="the folder of a finished run, such as outputs/latest")
+    option("inputs", nargs="+", metavar="FILE|DIR|-", help="images, folders of them, or - for paths on standard input")
+    option("--format", choices=ROW_FORMATS, default="csv", help="csv (the default), or json: an object a line")
+    option("--top-k", type=int, default=1, metavar="K", help="the K most probable classes; by default 1")
+    option("--probabilities", action="store_true", help="also the probability of every class")
+    option("--batch-size", type=int, metavar="N", help="images predicted at once; by default by their size")
+    option("--device", choices=DEVICES, default="auto", help="auto (the default) takes a GPU where there is one")
+    option("--output", type=Path, metavar="FILE", help="where to write; by default to standard output")
+    return result
+
+
+@dataclass
+class Trouble:
+    """What cannot be predicted, named as it is met; only counts are kept, and the first names of the passed over."""
+
+    num_broken: int = 0
+    passed_over: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def refuse(self, broken: "Unreadable") -> None:
+        """Name an image that cannot be read."""
+        self.num_broken += 1
+        say(f"cannot be read: {broken}")
+
+    def pass_over(self, path: Path) -> None:
+        """Count a file that is no image by its name."""
+        self.passed_over += 1
+        if len(self.first) < NAMES_SHOWN:
+            self.first.append(path.name)
+
+    def in_words(self) -> str:
+        """What was passed over; empty for nothing."""
+        if not self.passed_over:
+            return ""
+        rest = " ..." if self.passed_over > len(self.first) else ""
+        return f"; passed over {self.passed_over} whose names are not those of images: {', '.join(self.first)}{rest}"
+
+
+def missing(words: Sequence[str]) -> list[str]:
+    """Those of the paths that lead nowhere."""
+    return [word for word in words if word != STANDARD_INPUT and not Path(word).expanduser().exists()]
+
+
+def items(words: Sequence[str], trouble: Trouble) -> "Iterator[Item]":
+    """The images that the words name, one after the other."""
+    from graft.inference.images import items_in
+
+    for word in words:
+        lines = sys.stdin if word == STANDARD_INPUT else [word]
+        for line in lines:
+            if path := line.rstrip("\r\n"):
+                yield from items_in(Path(path).expanduser(), trouble.refuse, trouble.pass_over)
+
+
+@contextmanager
+def output(path: Path | None) -> Iterator[IO[str]]:
+    """Standard output, or a file that appears when it is whole."""
+    if path is None:
+        yield sys.stdout
+        return
+    path = path.expanduser()
+    if path.is_dir():
+        raise UserError(f"--output {path}: a folder; expected the name of a file")
+    with atomic_file(path) as file:
+        text = TextIOWrapper(file, encoding="utf-8", newline="")  # type: ignore[type-var]
+        yield text
+        text.flush()
+        text.detach()  # the file is closed by whoever opened it
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(f"graft: {text}", file=sys.stderr)
