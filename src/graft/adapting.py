@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from graft.adaptation.base import Adaptation
 from graft.batch import LabelledBatch, PairedBatch
 from graft.data.view import View
 from graft.module import GraftModule, Losses, seed_global_generators, summed
@@ -40,7 +41,7 @@ class AdaptationModule(GraftModule):
         unlabelled = Unlabelled(Outputs(logits[num:], both.features[num:]), batch.target.positions, target_x, second)
         step = self._step(source, outputs, first(both, num), unlabelled)
         terms = self.objective(outputs, source.y, self.progress) | self.regularisation(step)
-        return Losses(summed(terms), terms, outputs.logits, source.y)
+        return Losses(summed(terms), terms, outputs.logits, source.y, self.regularisation.figures)
 
     def _source_free_losses(self, batch: PairedBatch, x: Tensor, second: Tensor | None) -> Losses:
         assert self.regularisation is not None
@@ -51,7 +52,17 @@ class AdaptationModule(GraftModule):
         nothing = LabelledBatch(x[:0], batch.target.positions[:0], batch.target.positions[:0])
         step = self._step(nothing, Outputs(outputs.logits[:0], outputs.features[:0]), first(trace, 0), unlabelled)
         terms = self.regularisation(step)
-        return Losses(summed(terms), terms, outputs.logits, None)
+        return Losses(summed(terms), terms, outputs.logits, None, self.regularisation.figures)
+
+    @property
+    def epoch_metrics(self) -> dict[str, float]:
+        """Means over the epoch, and `lambda/<method>`, the weight that its ramp has reached by now."""
+        assert self.regularisation is not None
+        methods = self.regularisation.regularisers.items()
+        ramps = {
+            f"lambda/{name}": method.ramp(self.progress) for name, method in methods if isinstance(method, Adaptation)
+        }
+        return super().epoch_metrics | ramps
 
     def _step(self, source: LabelledBatch, outputs: Outputs, trace: Trace, target: Unlabelled) -> Step:
         assert self.regularisation is not None

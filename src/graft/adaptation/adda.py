@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
-from graft.adaptation.discriminator import Adversarial, Discriminator, domain_loss
+from graft.adaptation.discriminator import Adversarial, Discriminator, domain_accuracy, domain_loss
 from graft.regularisers.base import Beginning, Need, Step, Term
 
 
@@ -48,5 +48,6 @@ class _ADDATerm(Term):
     def forward(self, step: Step) -> Tensor:
         assert step.start is not None
         target = step.required_target().outputs.features
-        told_apart = domain_loss(self.discriminator(step.start.features), self.discriminator(target.detach()))
-        return told_apart + self.settings.ramp(step.progress) * fooling_loss(self.discriminator, target)
+        both = self.discriminator(step.start.features), self.discriminator(target.detach())
+        self.figures = {"domain_accuracy": domain_accuracy(*both)}
+        return domain_loss(*both) + self.settings.ramp(step.progress) * fooling_loss(self.discriminator, target)

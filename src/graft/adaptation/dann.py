@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from graft.adaptation.discriminator import Adversarial, Discriminator, domain_loss
+from graft.adaptation.discriminator import Adversarial, Discriminator, domain_accuracy, domain_loss
 from graft.adaptation.reversal import reverse
 from graft.regularisers.base import Beginning, Step, Term
 
@@ -31,5 +31,7 @@ class _DANNTerm(Term):
 
     def forward(self, step: Step) -> Tensor:
         coefficient = self.settings.ramp(step.progress)
-        source, target = step.outputs.features, step.required_target().outputs.features
-        return domain_loss(*(self.discriminator(reverse(features, coefficient)) for features in (source, target)))
+        both = step.outputs.features, step.required_target().outputs.features
+        source, target = (self.discriminator(reverse(features, coefficient)) for features in both)
+        self.figures = {"domain_accuracy": domain_accuracy(source, target)}
+        return domain_loss(source, target)

@@ -49,6 +49,14 @@ def domain_loss(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] |
     return (losses[0] + losses[1]) / 2
 
 
+def domain_accuracy(source: Tensor, target: Tensor) -> Tensor:
+    """Share of logits [n_s] above 0 and of [n_t] below, a scalar without gradient: the mean of the two domains' shares.
+
+    1/2 where the discriminator cannot tell them apart.
+    """
+    return ((source.detach() > 0).float().mean() + (target.detach() < 0).float().mean()) / 2
+
+
 @dataclass(frozen=True)
 class Adversarial(Adaptation):
     """Settings of a method with a discriminator.
