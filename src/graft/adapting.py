@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
+from graft.adaptation.base import Adaptation
 from graft.batch import LabelledBatch, PairedBatch
 from graft.data.view import View
 from graft.module import GraftModule, Losses, seed_global_generators, summed
@@ -46,11 +47,22 @@ class AdaptationModule(GraftModule):
         unlabelled = Unlabelled(Outputs(logits[num:], whole.features[num:]), batch.target.positions, target_x, second)
         outputs = Outputs(logits[:num_source], whole.features[:num_source])
         terms = self.regularisation(self._step(source, outputs, first(whole, num_source), unlabelled))
+        figures = self.regularisation.figures
         if num == 0:
-            return Losses(summed(terms), terms, logits, None)
+            return Losses(summed(terms), terms, logits, None, figures)
         y = together(source.y, labelled.y)
         terms = self.objective(Outputs(logits[:num], whole.features[:num]), y, self.progress) | terms
-        return Losses(summed(terms), terms, logits[:num], y)
+        return Losses(summed(terms), terms, logits[:num], y, figures)
+
+    @property
+    def epoch_metrics(self) -> dict[str, float]:
+        """Means over the epoch, and `lambda/<method>`, the weight that its ramp has reached by now."""
+        assert self.regularisation is not None
+        methods = self.regularisation.regularisers.items()
+        ramps = {
+            f"lambda/{name}": method.ramp(self.progress) for name, method in methods if isinstance(method, Adaptation)
+        }
+        return super().epoch_metrics | ramps
 
     def _step(self, source: LabelledBatch, outputs: Outputs, trace: Trace, target: Unlabelled) -> Step:
         assert self.regularisation is not None

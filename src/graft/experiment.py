@@ -122,6 +122,15 @@ class AfterMethod(Protocol):
 
 
 @dataclass(frozen=True)
+class FeaturePlots:
+    """How features of both domains are looked at."""
+
+    num_images: int  # half of each domain; 0: they are not
+    every: int  # epochs between looks; 0: only where transfer begins and where it ends
+    projection: str  # what the plane is found by: "pca" or "tsne"
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything the pipeline needs. Factories, not networks: each stage builds its own from its own seed."""
 
@@ -144,6 +153,7 @@ class Experiment:
     store: Path
     features_limit: int  # bytes that outputs of frozen parts may take in the store; 0: none are kept
     cka_images: int  # of the target, on which the layer groups' outputs before and after are compared; 0: they are not
+    feature_plots: FeaturePlots
     config: dict[str, Any]  # plain and resolved, as it goes into the record
 
     @property

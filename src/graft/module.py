@@ -117,6 +117,7 @@ class Losses(NamedTuple):
     terms: dict[str, Tensor]
     logits: Tensor
     y: Tensor | None  # None where the batch came without
+    figures: dict[str, Tensor] | None = None  # scalars that are logged beside the terms and are no part of the loss
 
 
 def summed(terms: dict[str, Tensor]) -> Tensor:
@@ -216,7 +217,7 @@ class GraftModule(LightningModule):
         """The objective's total on one batch."""
         losses = self.training_losses(batch, batch_idx)
         terms = losses.terms if len(losses.terms) > 1 else {}
-        self._train_tally.add({"loss": losses.total} | terms, losses.logits, losses.y)
+        self._train_tally.add({"loss": losses.total} | terms | (losses.figures or {}), losses.logits, losses.y)
         return losses.total
 
     def training_losses(self, batch: LabelledBatch, batch_idx: int) -> Losses:

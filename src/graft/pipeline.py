@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import Callback
 from safetensors.torch import load_file
 
 from graft.adaptation.open_set import open_set_scores
 from graft.after.base import Finished
 from graft.batch_size import Case, is_known, settle_batch_sizes
-from graft.callbacks.board import log_curves, log_result
+from graft.callbacks.board import confusion_of, log_curves, log_result
+from graft.callbacks.domains import DomainLogger, DomainWatch, save_picture
 from graft.data.aligned import UNKNOWN, align
 from graft.data.domain import Domain
 from graft.data.label_space import RELATION, compare
@@ -79,7 +81,10 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     start = pretrain(experiment, weights, store, folder)
     training = found_rate(experiment, experiment.transfer, start, "transfer", experiment.adapter)
     tuned = replace(experiment, transfer=training)
-    network, outcome = transfer(tuned, start, store, folder)
+    watch = watch_domains(tuned, start, folder)
+    network, outcome = transfer(watched(tuned, watch), start, store, folder)
+    if watch is not None:
+        watch.end(network, len(outcome.history))
     source_after = source_after_transfer(experiment, start, network)
     transferred = what_was_transferred(experiment, start, network, source_after)
     after = after_transfer(tuned, start, network, folder)
@@ -97,7 +102,9 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     record["adapter"] = describe_adapter(network, outcome.trainable_parameters)
     record["cost"]["search_seconds"] += sum(found["seconds"] for found in record["batch_sizes"].values())
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
-    show_in_logger(tuned, folder, record)
+    save_picture(folder, "confusion", confusion_of(record))
+    show_in_logger(tuned, folder, record, watch)
+    record["domains"] = without_nan(watch.report()) if watch is not None else {}
     record = end_record(record, "done")
     write_record(folder, record)
     return record
@@ -345,6 +352,32 @@ def transfer(experiment: Experiment, start: Start, store: Store, folder: Path) -
     if start.origin == "scratch":
         store.get_or_make("baseline", key, lambda entry: atomic_write_json(entry / "outcome.json", asdict(outcome)))
     return network, replace(outcome, search=dict(training.search))
+
+
+def watch_domains(experiment: Experiment, start: Start, folder: Path) -> DomainWatch | None:
+    """A watch that has seen both domains as transfer begins; None where features are not looked at."""
+    plots, source, target = experiment.feature_plots, experiment.source, experiment.target
+    if not plots.num_images:
+        return None
+    assert source is not None
+    device = experiment.transfer.device
+    watch = DomainWatch(source, target, plots.num_images, experiment.adapts, plots.projection, folder, device)
+    watch.begin(starting_network(experiment, start, experiment.adapter))
+    return watch
+
+
+def watched(experiment: Experiment, watch: DomainWatch | None) -> Experiment:
+    """The experiment with a callback that shows during transfer what the watch sees."""
+    if watch is None:
+        return experiment
+    training = experiment.transfer
+    callbacks = partial(with_watch, training.callbacks, watch, experiment.feature_plots.every)
+    return replace(experiment, transfer=replace(training, callbacks=callbacks))
+
+
+def with_watch(callbacks: Callable[[], list[Callback]], watch: DomainWatch, every: int) -> list[Callback]:
+    """Fresh callbacks and the watch's own."""
+    return [*callbacks(), DomainLogger(watch, every)]
 
 
 def save_network(network: Network, folder: Path, metadata: dict[str, str]) -> None:
@@ -605,7 +638,7 @@ def feature_cache(experiment: Experiment) -> FeatureCache | None:
     return FeatureCache(Store(experiment.store), experiment.features_limit) if experiment.features_limit else None
 
 
-def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any]) -> None:
+def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any], watch: DomainWatch | None) -> None:
     """The run's settings with its real final metrics, and pictures of its result, in the transfer stage's log."""
     if experiment.logger is None:
         return
@@ -623,6 +656,8 @@ def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any])
         metrics |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
     logger = experiment.logger(folder / "tensorboard" / "transfer")
     log_curves(logger, record["after"])
+    if watch is not None:
+        watch.log_end(logger, record["cost"]["steps"])
     log_result(logger, settings, metrics, record)
 
 

@@ -1,6 +1,6 @@
 """From what a run computed to what its record says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -226,4 +226,23 @@ def describe_classes(experiment: Experiment, test: Mapping[str, Any]) -> dict[st
         "names": list(experiment.target.class_names),
         "accuracy": test["accuracy_by_class"],
         "confusion": test["confusion"],
+        "most_confused": most_confused(test["confusion"], experiment.target.class_names),
     }
+
+
+def most_confused(confusion: Sequence[Sequence[int]], names: Sequence[str], num: int = 5) -> list[dict[str, Any]]:
+    """The `num` commonest errors of a confusion matrix [k, k] whose rows are labels, by `samples`, most first.
+
+    `share` is that of the samples of the label.
+    """
+    pairs = [(row, column) for row in range(len(names)) for column in range(len(names)) if row != column]
+    pairs = sorted((pair for pair in pairs if confusion[pair[0]][pair[1]]), key=lambda p: -confusion[p[0]][p[1]])
+    return [
+        {
+            "label": names[row],
+            "predicted": names[column],
+            "samples": confusion[row][column],
+            "share": confusion[row][column] / sum(confusion[row]),
+        }
+        for row, column in pairs[:num]
+    ]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
-from graft.adaptation.discriminator import Adversarial, Discriminator, domain_loss
+from graft.adaptation.discriminator import Adversarial, Discriminator, domain_accuracy, domain_loss
 from graft.regularisers.base import Need, Step
 
 
@@ -33,9 +33,10 @@ class ADDA(Adversarial):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"trained_features", "starting_network"})
 
-    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> Tensor:
+    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> tuple[Tensor, dict[str, Tensor]]:
         """`domain_loss` of the discriminator plus the weighted `fooling_loss` of the features."""
         assert step.start is not None
         target = step.required_target().outputs.features
-        told_apart = domain_loss(discriminator(step.start.features), discriminator(target.detach()))
-        return told_apart + self.ramp(step.progress) * fooling_loss(discriminator, target)
+        both = discriminator(step.start.features), discriminator(target.detach())
+        loss = domain_loss(*both) + self.ramp(step.progress) * fooling_loss(discriminator, target)
+        return loss, {"domain_accuracy": domain_accuracy(*both)}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from graft.adaptation.discriminator import Adversarial, Discriminator, domain_loss
+from graft.adaptation.discriminator import Adversarial, Discriminator, domain_accuracy, domain_loss
 from graft.adaptation.entropy import entropies
 from graft.adaptation.reversal import reverse
 from graft.models.network import initial_weights
@@ -84,6 +84,7 @@ class _CDANTerm(Term):
         coefficient = self.settings.ramp(step.progress)
         both = step.outputs, step.required_target().outputs
         source, target = (self._domain_logits(outputs, coefficient) for outputs in both)
+        self.figures = {"domain_accuracy": domain_accuracy(source, target)}
         if not self.settings.entropy:
             return domain_loss(source, target)
         return domain_loss(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from graft.adaptation.discriminator import Adversarial, Discriminator, domain_loss
+from graft.adaptation.discriminator import Adversarial, Discriminator, domain_accuracy, domain_loss
 from graft.adaptation.reversal import reverse
 from graft.regularisers.base import Step
 
@@ -17,8 +17,9 @@ class DANN(Adversarial):
     are those of the reversal: the discriminator's own gradient is not scaled.
     """
 
-    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> Tensor:
+    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> tuple[Tensor, dict[str, Tensor]]:
         """`domain_loss` of the discriminator, whose gradient the features get reversed."""
         coefficient = self.ramp(step.progress)
-        source, target = step.outputs.features, step.required_target().outputs.features
-        return domain_loss(*(discriminator(reverse(features, coefficient)) for features in (source, target)))
+        both = step.outputs.features, step.required_target().outputs.features
+        source, target = (discriminator(reverse(features, coefficient)) for features in both)
+        return domain_loss(source, target), {"domain_accuracy": domain_accuracy(source, target)}

@@ -49,6 +49,14 @@ def domain_loss(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] |
     return (losses[0] + losses[1]) / 2
 
 
+def domain_accuracy(source: Tensor, target: Tensor) -> Tensor:
+    """Share of logits [n_s] above 0 and of [n_t] below, a scalar without gradient: the mean of the two domains' shares.
+
+    1/2 where the discriminator cannot tell them apart.
+    """
+    return ((source.detach() > 0).float().mean() + (target.detach() < 0).float().mean()) / 2
+
+
 @dataclass(frozen=True)
 class Adversarial(Adaptation):
     """Settings of a method with a discriminator.
@@ -75,8 +83,8 @@ class Adversarial(Adaptation):
         with initial_weights(seed, type(self).__name__):
             return Discriminator(num_inputs, self.num_hidden)
 
-    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> Tensor:
-        """What one step adds to the loss, a scalar, with the weight where the method has it."""
+    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> tuple[Tensor, dict[str, Tensor]]:
+        """What one step adds to the loss, a scalar, with the weight where the method has it; and figures to be logged."""
         raise NotImplementedError
 
     def begin(self, beginning: Beginning) -> Term:
@@ -92,4 +100,5 @@ class _AdversarialTerm(Term):
         self.discriminator = discriminator
 
     def forward(self, step: Step) -> Tensor:
-        return self.settings.adversarial_loss(step, self.discriminator)
+        loss, self.figures = self.settings.adversarial_loss(step, self.discriminator)
+        return loss

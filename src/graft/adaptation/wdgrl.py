@@ -52,11 +52,12 @@ class WDGRL(Adversarial):
         super().__post_init__()
         check_weights(penalty=self.penalty)
 
-    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> Tensor:
+    def adversarial_loss(self, step: Step, discriminator: Discriminator) -> tuple[Tensor, dict[str, Tensor]]:
         """Penalty times `gradient_penalty` minus the distance, with the discriminator as the critic."""
         both = step.outputs.features, step.required_target().outputs.features
         source, target = (full_precision(features) for features in both)
         coefficient = self.ramp(step.progress)
         on_source, on_target = (discriminator(reverse(features, coefficient)) for features in (source, target))
         distance = on_source.mean() - on_target.mean()
-        return self.penalty * gradient_penalty(discriminator, penalised_points(source, target)) - distance
+        loss = self.penalty * gradient_penalty(discriminator, penalised_points(source, target)) - distance
+        return loss, {"wasserstein_distance": distance}

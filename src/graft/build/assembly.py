@@ -14,13 +14,15 @@ from pytorch_lightning.loggers import Logger
 from graft.build.remember import remembered
 from graft.build.targets import arguments_of
 from graft.data.domain import Domain
-from graft.experiment import Experiment, Training
+from graft.experiment import Experiment, FeaturePlots, Training
 from graft.inference.trained import Blueprint
 from graft.models.adapters.base import Adapter
 from graft.scores.base import Score
 from graft.strategies.phases import Strategy
 
 Config = dict[str, Any]
+
+FEATURE_IMAGES = 500  # of both domains, whose features are looked at where a run adapts
 
 
 def build_experiment(config: Config) -> Experiment:
@@ -58,6 +60,7 @@ def build_experiment(config: Config) -> Experiment:
         store=Path(config["paths"]["store"]).expanduser(),
         features_limit=int(config["features"]["cache_limit_gib"] * 2**30),
         cka_images=config["analysis"]["cka_images"],
+        feature_plots=make_feature_plots(config),
         config=config,
     )
 
@@ -70,6 +73,14 @@ def build_blueprint(config: Config) -> Blueprint:
         adapter=make_adapter(config["adapter"]),
         head=factory(config["head"]),
     )
+
+
+def make_feature_plots(config: Config) -> FeaturePlots:
+    """How features are looked at; unless said otherwise, only where a run adapts."""
+    analysis = config["analysis"]
+    num: int | None = analysis["feature_images"]
+    default = FEATURE_IMAGES if config["adaptation"] else 0
+    return FeaturePlots(default if num is None else num, analysis["plot_every"], analysis["projection"])
 
 
 def experiment_name(config: Config) -> str:

@@ -20,6 +20,7 @@ from graft.build.assembly import (
 )
 from graft.build.remember import remembered
 from graft.build.targets import locate
+from graft.callbacks.domains import FEWEST_IMAGES as FEWEST_FEATURES
 from graft.errors import UserError, did_you_mean
 from graft.models.network import Network
 from graft.regularisers.base import Need, Regulariser
@@ -183,6 +184,19 @@ def check_analysis(config: Config) -> Iterator[str]:
     num = config["analysis"]["cka_images"]
     if num != 0 and num < FEWEST_IMAGES:
         yield f"analysis.cka_images={num}; expected 0 (no CKA), or {FEWEST_IMAGES} or more"
+
+
+def check_feature_plots(config: Config) -> Iterator[str]:
+    """Features of two domains need both, and a few images."""
+    num, every = config["analysis"]["feature_images"], config["analysis"]["plot_every"]
+    if num is not None and num != 0 and num < FEWEST_FEATURES:
+        yield f"analysis.feature_images={num}; expected 0 (none), or {FEWEST_FEATURES} or more"
+    if num and config["source"]["_target_"] is None:
+        yield f"analysis.feature_images={num}: features of source and target are compared, and there is source=none"
+    if every < 0:
+        yield f"analysis.plot_every={every}; expected 0 (the start and the end alone) or more"
+    if every > 0 and not (config["adaptation"] if num is None else num):
+        yield f"analysis.plot_every={every}: no features are looked at; set analysis.feature_images=500"
 
 
 def check_adapter(config: Config) -> Iterator[str]:
@@ -446,6 +460,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_name, ("name",)),
     (check_features, ("features", "target")),
     (check_analysis, ("analysis",)),
+    (check_feature_plots, ("analysis", "source", "adaptation")),
     (check_adapter, ("adapter", "strategy", "memory_format", "after", "optimizer", "precision")),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "source", "adaptation", "strategy", "pretrain", "baselines", "selection", "target")),

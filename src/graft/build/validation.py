@@ -76,8 +76,13 @@ INSIDE: dict[str, dict[str, Any]] = {
     "precision": {"value": Precision},
     "paths": {"data": str, "outputs": str, "store": str},
     "features": {"cache_limit_gib": float, "augmented_views": int},
-    "analysis": {"cka_images": int},
     "unknown": {"confidence": Confidence, "threshold": float},
+    "analysis": {
+        "cka_images": int,
+        "feature_images": int | None,
+        "plot_every": int,
+        "projection": Literal["pca", "tsne"],
+    },
     "pretrain": {"max_epochs": int, "seed": int},
     "backbone": {"weights": str, "reinitialise": list[str]},
 }

@@ -142,14 +142,20 @@ def log_result(
 
 def result_pictures(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Confusion matrix, reliability diagrams, and how the layer groups changed, each by its tag."""
-    classes, groups = record["classes"], groups_of(record)
+    groups = groups_of(record)
     networks = {record["strategy"]: record} | record["baselines"]
     bins = {name: network["reliability"] for name, network in networks.items() if network["reliability"]}
     pictures = {
-        "target/test/confusion": confusion_picture(classes["confusion"], tuple(classes["names"])),
+        "target/test/confusion": confusion_of(record),
         "target/test/reliability": reliability_picture(bins),
     }
     return pictures | ({"transferred/layer groups": groups_picture(groups)} if groups else {})
+
+
+def confusion_of(record: Mapping[str, Any]) -> np.ndarray:
+    """The confusion matrix of the target's test split."""
+    classes = record["classes"]
+    return confusion_picture(classes["confusion"], tuple(classes["names"]))
 
 
 def groups_of(record: Mapping[str, Any]) -> Mapping[str, Any]:

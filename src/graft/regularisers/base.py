@@ -116,6 +116,10 @@ class Term(nn.Module):
     begins and never changes is kept in `Fixed`, which is in none.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.figures: dict[str, Tensor] = {}  # what it measured in its last step beside its loss: scalars by name
+
     def after_step(self, network: Network, step: int, num_steps: int) -> None:
         """Act after the optimizer's step number `step`, from 1 on, of the `num_steps` of the stage."""
 
@@ -295,6 +299,15 @@ class Regularisation(nn.Module):
         """Each regulariser's share of the loss."""
         with torch.autocast(step.y.device.type, enabled=False):
             return {name: term(step) for name, term in self.terms.items()}
+
+    @property
+    def figures(self) -> dict[str, Tensor]:
+        """What each term measured in the last step beside its loss, as `<term>/<figure>`; scalars without gradient."""
+        found: dict[str, Tensor] = {}
+        for name, term in self.terms.items():
+            assert isinstance(term, Term)
+            found |= {f"{name}/{figure}": value.detach() for figure, value in term.figures.items()}
+        return found
 
 
 @contextmanager

@@ -66,6 +66,7 @@ def run_rows(record: Record) -> list[tuple[str, str]]:
         rows.append(("source accuracy", percent(record["metrics"]["source/test/accuracy"]) + forgetting))
     if "transferred" in record:
         rows.append(("backbone", moving(record["transferred"])))
+    rows += domain_rows(record)
     rows += calibration_rows(record)
     rows += [(f"after: {name}", after_line(result, record)) for name, result in record.get("after", {}).items()]
     cost = record["cost"]
@@ -155,6 +156,15 @@ def groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
             cells.append(share_moved(row["buffers_moved"], row["buffers_moved_relative"]))
         table.add_row(name, *cells, "" if row["cka"] is None else f"{row['cka']:.3f}")
     return table
+
+
+def domain_rows(record: Record) -> list[tuple[str, str]]:
+    """How far apart the domains' features lay before and after; no line where that was not looked at."""
+    distances = record.get("domains", {}).get("a_distance", {})
+    if not distances:
+        return []
+    start, end = ("not finite" if distances[name] is None else f"{distances[name]:.2f}" for name in ("start", "end"))
+    return [("A-distance", f"{start} before, {end} after (2: domains are told apart by their features; 0: never)")]
 
 
 def calibration_rows(record: Record) -> list[tuple[str, str]]:
