@@ -48,6 +48,7 @@ from graft.records.files import atomic_write_json, without_nan
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
 from graft.regularisers.base import Origin
+from graft.reports.rules import rules_of
 from graft.stage import Fitted, Stage, fit_stage, num_trained, snapshot
 from graft.strategies.engine import uses_data_statistics
 from graft.strategies.plan import plan_table
@@ -343,14 +344,16 @@ def source_only(experiment: Experiment, start: Start) -> Outcome:
 def fit_target(
     experiment: Experiment, training: Training, start: Start, name: str, folder: Path, adapter: Adapter | None = None
 ) -> tuple[Network, str, Outcome]:
-    """Train a network on the target and score it under both selection rules; returns the selected network."""
+    """Train a network on the target and score it under every selection rule; returns the selected network."""
     target = experiment.target
     network = starting_network(experiment, start, adapter)
     key = target_key(experiment, training, start, adapter)
     with open_stage(experiment, name, key, training, target, folder) as stage:
-        fitted = fit_stage(replace(stage, origin=origin_of(experiment, start)), network)
+        stage = replace(stage, origin=origin_of(experiment, start), selection=experiment.selection)
+        fitted = fit_stage(stage, network)
     outcome = score(fitted, network, target, training.device)
-    network.load_state_dict(fitted.best if experiment.selection == "best_val" else fitted.last)
+    choices = fitted.choices
+    network.load_state_dict(choices.get(experiment.selection.rule, choices["last"]).read())
     say(name, target, selected(outcome, experiment)["accuracy"], outcome.seconds)
     return network, key, outcome
 
@@ -396,15 +399,13 @@ def origin_of(experiment: Experiment, start: Start) -> Origin | None:
 def score(fitted: Fitted, network: Network, target: Domain, device: torch.device) -> Outcome:
     """Scores on the target's test and val splits of the weights that each selection rule picks."""
     splits = [split for split in ("test", "val") if target.sizes[split]]
-    scores: dict[str, dict[str, Any]] = {}
-    for rule, state in (("last", fitted.last), ("best_val", fitted.best)):
-        if rule == "best_val" and fitted.best is fitted.last:
-            scores[rule] = scores["last"]
-            continue
-        network.load_state_dict(state)
-        scores[rule] = {split: evaluate(network, target, split, device) for split in splits}
+    scores: dict[int, dict[str, Any]] = {}  # by epoch: rules often choose the same
+    for choice in fitted.choices.values():
+        if choice.epoch not in scores:
+            network.load_state_dict(choice.read())
+            scores[choice.epoch] = {split: evaluate(network, target, split, device) for split in splits}
     return Outcome(
-        scores=scores,
+        scores={rule: scores[choice.epoch] for rule, choice in fitted.choices.items()},
         best_epoch=fitted.best_epoch,
         history=fitted.history,
         steps=fitted.steps,
@@ -412,6 +413,7 @@ def score(fitted: Fitted, network: Network, target: Domain, device: torch.device
         trainable_parameters=fitted.trainable_parameters,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         chosen=fitted.chosen,
+        choices={rule: choice.described() for rule, choice in fitted.choices.items()},
     )
 
 
@@ -551,6 +553,8 @@ def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any])
     }
     if record["transfer"]:
         metrics["gain"] = record["transfer"]["gain"]
+    for rule, entry in rules_of(record).items():
+        metrics[f"selection/{rule}/target/test/accuracy"] = entry["target/test/accuracy"]
     for name, result in record["after"].items():
         metrics |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
     logger = experiment.logger(folder / "tensorboard" / "transfer")
@@ -600,7 +604,7 @@ def preprocessing_of(domain: Domain) -> dict[str, str]:
 
 def selected(outcome: Outcome, experiment: Experiment) -> dict[str, Any]:
     """Scores on the target's test split under the run's selection rule."""
-    scores: dict[str, Any] = outcome.scores[experiment.selection]["test"]
+    scores: dict[str, Any] = outcome.under(experiment.selection.rule)["test"]
     return scores
 
 
