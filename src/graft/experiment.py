@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import Logger
 from torch.optim import Optimizer
 
 from graft.adaptation.base import Adaptation
+from graft.adaptation.selection import Selection
 from graft.data.domain import Domain
 from graft.models.adapters.base import Adapter
 from graft.models.backbones.base import Backbone
@@ -148,7 +149,7 @@ class Experiment:
     transfer: Training
     baselines: Mapping[str, Strategy]  # strategies trained on the same target, labels and budget, for comparison
     after: Mapping[str, AfterMethod]  # what is done once the target stage is over
-    selection: str  # the rule behind the headline figures: "last" or "best_val"
+    selection: Selection  # the rule behind the headline figures, and those that are shown beside it
     logger: Callable[[Path], Logger] | None  # run folder -> logger
     store: Path
     features_limit: int  # bytes that outputs of frozen parts may take in the store; 0: none are kept

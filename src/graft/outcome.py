@@ -23,7 +23,7 @@ class Start:
 class Outcome:
     """What a stage on the target came to."""
 
-    scores: dict[str, dict[str, Any]]  # selection rule -> "test" and "val" -> scores
+    scores: dict[str, dict[str, Any]]  # selection rule -> "test" and "val" -> scores; more rules where a stage adapts
     best_epoch: int
     history: list[dict[str, Any]]  # one row an epoch
     steps: int
@@ -33,3 +33,9 @@ class Outcome:
     chosen: dict[str, Any] = field(default_factory=dict)  # what the strategy chose by itself, and why
     # For the learning rate, where it was "auto"; not in the store, which runs share that give the same rate by hand.
     search: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, dict[str, Any]] = field(default_factory=dict)  # selection rule -> its epoch and score
+
+    def under(self, rule: str) -> dict[str, Any]:
+        """The scores under a rule; of the last epoch where nothing was stepped that the rule could choose from."""
+        scores: dict[str, Any] = self.scores.get(rule, self.scores["last"])
+        return scores

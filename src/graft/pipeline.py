@@ -6,7 +6,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,6 +21,7 @@ from graft.adaptation.open_set import open_set_scores
 from graft.after.base import Finished
 from graft.batch_size import Case, is_known, settle_batch_sizes
 from graft.callbacks.board import confusion_of, log_curves, log_result
+from graft.callbacks.choices import Choice
 from graft.callbacks.domains import DomainLogger, DomainWatch, save_picture
 from graft.data.aligned import UNKNOWN, align
 from graft.data.domain import Domain
@@ -53,6 +54,7 @@ from graft.records.files import atomic_write_json, without_nan
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
 from graft.regularisers.base import Origin
+from graft.reports.rules import rules_of
 from graft.stage import Fitted, Stage, fit_stage, num_trained, snapshot
 from graft.strategies.engine import uses_data_statistics
 from graft.strategies.plan import plan_table
@@ -426,15 +428,17 @@ def source_only(experiment: Experiment, start: Start) -> Outcome:
 def fit_target(
     experiment: Experiment, training: Training, start: Start, name: str, folder: Path, adapter: Adapter | None = None
 ) -> tuple[Network, str, Outcome]:
-    """Train a network on the target and score it under both selection rules; returns the selected network."""
+    """Train a network on the target and score it under every selection rule; returns the selected network."""
     target = experiment.target
     network = starting_network(experiment, start, adapter)
     key = target_key(experiment, training, start, adapter)
     with open_stage(experiment, name, key, training, target, folder) as stage:
-        fitted = fit_stage(replace(stage, origin=origin_of(experiment, start)), network)
-    cache = feature_cache(experiment) if adapter is None and kept_backbone(fitted, start) else None
+        stage = replace(stage, origin=origin_of(experiment, start), selection=experiment.selection)
+        fitted = fit_stage(stage, network)
+    choices = fitted.choices
+    cache = feature_cache(experiment) if adapter is None and kept_backbone(choices, start) else None
     outcome = score(fitted, network, target, training.device, cache, training.memory_format)
-    network.load_state_dict(fitted.best if experiment.selection == "best_val" else fitted.last)
+    network.load_state_dict(choices.get(experiment.selection.rule, choices["last"]).read())
     say(name, target, selected(outcome, experiment)["accuracy"], outcome.seconds)
     return network, key, outcome
 
@@ -477,9 +481,9 @@ def origin_of(experiment: Experiment, start: Start) -> Origin | None:
     return Origin(head, experiment.source, Store(experiment.store))
 
 
-def kept_backbone(fitted: Fitted, start: Start) -> bool:
-    """Whether the stage left the backbone that it was given as it was, buffers too."""
-    states = [fitted.last] if fitted.best is fitted.last else [fitted.last, fitted.best]
+def kept_backbone(choices: Mapping[str, Choice], start: Start) -> bool:
+    """Whether the backbone is as the stage was given it, buffers too, in every network that a rule chose."""
+    states = (choice.read() for choice in {choice.epoch: choice for choice in choices.values()}.values())
     pairs = ((state[f"backbone.{name}"], tensor) for state in states for name, tensor in start.backbone.items())
     return bool(start.backbone) and all(torch.equal(after, before.to(after.dtype)) for after, before in pairs)
 
@@ -497,15 +501,15 @@ def score(
     The cache is for a backbone that other runs score too, and the memory format that of the network's weights.
     """
     splits = [split for split in ("test", "val") if target.sizes[split]]
-    scores: dict[str, dict[str, Any]] = {}
-    for rule, state in (("last", fitted.last), ("best_val", fitted.best)):
-        if rule == "best_val" and fitted.best is fitted.last:
-            scores[rule] = scores["last"]
-            continue
-        network.load_state_dict(state)
-        scores[rule] = {split: evaluate(network, target, split, device, cache, memory_format) for split in splits}
+    scores: dict[int, dict[str, Any]] = {}  # by epoch: rules often choose the same
+    for choice in fitted.choices.values():
+        if choice.epoch not in scores:
+            network.load_state_dict(choice.read())
+            scores[choice.epoch] = {
+                split: evaluate(network, target, split, device, cache, memory_format) for split in splits
+            }
     return Outcome(
-        scores=scores,
+        scores={rule: scores[choice.epoch] for rule, choice in fitted.choices.items()},
         best_epoch=fitted.best_epoch,
         history=fitted.history,
         steps=fitted.steps,
@@ -513,6 +517,7 @@ def score(
         trainable_parameters=fitted.trainable_parameters,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         chosen=fitted.chosen,
+        choices={rule: choice.described() for rule, choice in fitted.choices.items()},
     )
 
 
@@ -652,6 +657,8 @@ def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any],
     }
     if record["transfer"]:
         metrics["gain"] = record["transfer"]["gain"]
+    for rule, entry in rules_of(record).items():
+        metrics[f"selection/{rule}/target/test/accuracy"] = entry["target/test/accuracy"]
     for name, result in record["after"].items():
         metrics |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
     logger = experiment.logger(folder / "tensorboard" / "transfer")
@@ -702,7 +709,7 @@ def preprocessing_of(domain: Domain) -> dict[str, str]:
 
 def selected(outcome: Outcome, experiment: Experiment) -> dict[str, Any]:
     """Scores on the target's test split under the run's selection rule."""
-    scores: dict[str, Any] = outcome.scores[experiment.selection]["test"]
+    scores: dict[str, Any] = outcome.under(experiment.selection.rule)["test"]
     return scores
 
 

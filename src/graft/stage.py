@@ -16,9 +16,12 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
+from graft.adaptation.evidence import Judge
+from graft.adaptation.selection import Selection
 from graft.adapting import AdaptationModule
 from graft.averaging import State
 from graft.callbacks.board import StageLogger, log_search, log_views
+from graft.callbacks.candidates import Candidates
 from graft.callbacks.checkpoints import (
     BEST,
     BEST_OF_PHASE,
@@ -26,20 +29,23 @@ from graft.callbacks.checkpoints import (
     AtomicCheckpointIO,
     StageCheckpoint,
     best_epoch,
+    network_state,
     read_checkpoint,
     read_last_checkpoint,
 )
+from graft.callbacks.choices import Choice, label_free_choices
 from graft.callbacks.progress import StageProgress
 from graft.data.domain import Domain
 from graft.data.paired import PairedData
 from graft.epoch_loop import use_epoch_loop
 from graft.errors import UserError
+from graft.evaluation import evaluate
 from graft.experiment import Training
 from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, extract
 from graft.gradients import relative_gradient_norms
 from graft.models.adapters.base import companion_of
 from graft.models.network import Network
-from graft.module import PREFIX, GraftModule, Span
+from graft.module import GraftModule, Span
 from graft.recalibration import recalibrate
 from graft.records.files import atomic_write_json, read_json
 from graft.regularisers.base import PREFIX as REGULARISATION
@@ -84,6 +90,7 @@ class Stage:
     origin: Origin | None = None  # the source stage, for regularisers; None where the weights come from elsewhere
     unlabelled: Domain | None = None  # a target that is adapted to, with few labels or none; `domain` is the source
     keep_start: bool = False  # leave the network as it was where the training of its backbone began
+    selection: Selection | None = None  # how epochs are scored without labels of the target; None: they are not
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,18 @@ class Fitted:
     trainable_parameters: int  # the most that any phase trained
     solving_seconds: float  # outside epochs: `groups: auto`, closed forms, norm statistics, regularisers
     chosen: dict[str, Any] = field(default_factory=dict)  # what `groups: auto` was found to stand for, and why
+    label_free: dict[str, Choice] = field(default_factory=dict)  # by the name of the rule
+
+    @property
+    def choices(self) -> dict[str, Choice]:
+        """What each selection rule chose, by its name."""
+        epochs = [(row["epoch"], row.get(MONITOR)) for row in self.history] or [(0, None)]
+        (best,) = (choice for choice in epochs if choice[0] == self.best_epoch)
+        return {
+            "last": Choice(epochs[-1][0], None, lambda: self.last),
+            "best_val": Choice(*best, lambda: self.best),
+            **self.label_free,
+        }
 
     @property
     def best_epoch(self) -> int:
@@ -179,7 +198,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
             last = finished
     network.load_state_dict(last)
     trainable_parameters = max((num_trained(network, phase) for phase in phases), default=0)
-    return Fitted(last, best, history, trainable_parameters, solving.seconds, chosen)
+    label_free = label_free_choices(stage.folder, stage.key, history, position.start, last)
+    return Fitted(last, best, history, trainable_parameters, solving.seconds, chosen, label_free)
 
 
 def prepare_phase(stage: Stage, network: Network, phase: ResolvedPhase) -> None:
@@ -292,7 +312,7 @@ def fit_phase(
     steps_before = history[phase.first_epoch - 1]["step"] if phase.first_epoch else 0
     untouched = untouched_names(network, phases[: index + 1])
     keep_best = index + 1 < len(phases) and phases[index + 1].start_from == "best"
-    trainer = make_trainer(stage, phase, history, steps_before, untouched, keep_best)
+    trainer = make_trainer(stage, network, phase, history, steps_before, untouched, keep_best)
     regularisation = position.regularisation
     span = schedule_span(phases, index, history)
     module, data = phase_module(stage, network, phases, index, span, trainer, regularisation)
@@ -380,6 +400,7 @@ def schedule_span(phases: tuple[ResolvedPhase, ...], index: int, history: list[d
 
 def make_trainer(
     stage: Stage,
+    network: Network,
     phase: ResolvedPhase,
     history: list[dict[str, Any]],
     steps_before: int,
@@ -419,7 +440,22 @@ def make_trainer(
         use_distributed_sampler=False,
     )
     use_epoch_loop(trainer)
+    checkpoint.candidates = stage_candidates(stage, network, trainer.strategy.root_device)
     return trainer
+
+
+def stage_candidates(stage: Stage, network: Network, device: torch.device) -> Candidates | None:
+    """What scores the epochs of a stage that adapts, on a copy of the network; None where none was asked for."""
+    how, target = stage.selection, stage.unlabelled
+    if how is None or target is None or not how.images:
+        return None
+    judge = Judge(network, stage.domain, target, how.images, stage.seed, device)
+
+    def test_accuracy() -> float:
+        return float(evaluate(judge.network, target, "test", device)["accuracy"])
+
+    oracle = test_accuracy if how.oracle else None
+    return Candidates(stage.folder, stage.key, how.every, judge, oracle, AtomicCheckpointIO().save_checkpoint)
 
 
 def inference(training: Training, trainer: Trainer, network: Network) -> Inference:
@@ -507,11 +543,6 @@ def num_trained(network: Network, phase: ResolvedPhase) -> int:
 def snapshot(network: Network) -> State:
     """A copy of the network's state on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-
-
-def network_state(checkpoint: dict[str, Any]) -> State:
-    """The network's part of a checkpoint, without what is as the stage began."""
-    return {name.removeprefix(PREFIX): t for name, t in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
 
 
 def best_state(stage: Stage, start: State, history: list[dict[str, Any]]) -> State | None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from graft.callbacks.candidates import SECONDS
+from graft.callbacks.choices import ORACLE_RULE
 from graft.experiment import Experiment
 from graft.models.adapters.base import count_reasons
 from graft.models.network import Network
@@ -26,9 +28,9 @@ def describe_run(
 ) -> dict[str, Any]:
     """The part of the record that is known when all is done."""
     config = experiment.config
-    rule = experiment.selection
+    rule = experiment.selection.rule
     source_scores = {"test": start.source_scores} if start.source_scores else {}
-    metrics = flat_scores(outcome.scores[rule], "target") | flat_scores(source_scores, "source")
+    metrics = flat_scores(outcome.under(rule), "target") | flat_scores(source_scores, "source")
     if source_after:
         metrics["source/test/accuracy_after_transfer"] = source_after["accuracy"]
     return {
@@ -39,15 +41,14 @@ def describe_run(
         "objective": config["objective"]["_target_"].rpartition(".")[2],
         "weights": start.origin,
         "metrics": metrics,
-        "selection": {name: flat_scores(scores, "target") for name, scores in outcome.scores.items()}
-        | {"rule": rule, "best_epoch": outcome.best_epoch},
+        "selection": describe_choices(outcome) | {"rule": rule, "best_epoch": outcome.best_epoch},
         "baselines": {name: describe_baseline(baseline, rule) for name, baseline in baselines.items()},
         "transfer": describe_transfer(outcome, baselines, rule),
         "training_labels": num_labels(experiment),
         "cost": describe_cost(start, outcome, baselines),
         "fingerprints": fingerprints(experiment, start, device),
-        "classes": describe_classes(experiment, outcome.scores[rule]["test"]),
-        "reliability": outcome.scores[rule]["test"]["reliability"],
+        "classes": describe_classes(experiment, outcome.under(rule)["test"]),
+        "reliability": outcome.under(rule)["test"]["reliability"],
         "history": outcome.history,
         "chosen": outcome.chosen,
         "learning_rates": searches(start, outcome, baselines),
@@ -101,14 +102,27 @@ def flat_scores(scores: Mapping[str, Mapping[str, Any]], domain: str) -> dict[st
     }
 
 
+def describe_choices(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """For each selection rule the epoch that it chose, the score that it chose by, and what the network gets right.
+
+    `collapsed` says that no epoch was fit to be chosen, and `uses_test_labels` that this is no honest choice.
+    """
+    return {
+        rule: outcome.choices[rule]
+        | ({"uses_test_labels": True} if rule == ORACLE_RULE else {})
+        | flat_scores(scores, "target")
+        for rule, scores in outcome.scores.items()
+    }
+
+
 def describe_baseline(outcome: Outcome, rule: str) -> dict[str, Any]:
     """A baseline's metrics, cost and learning curve."""
     return {
-        "metrics": flat_scores(outcome.scores[rule], "target"),
+        "metrics": flat_scores(outcome.under(rule), "target"),
         "seconds": outcome.seconds,
         "steps": outcome.steps,
         "trainable_parameters": outcome.trainable_parameters,
-        "reliability": outcome.scores[rule]["test"].get("reliability"),
+        "reliability": outcome.under(rule)["test"].get("reliability"),
         "history": outcome.history,
     }
 
@@ -119,7 +133,7 @@ def describe_transfer(outcome: Outcome, baselines: Mapping[str, Outcome], rule: 
         return {}
     name = "scratch" if "scratch" in baselines else next(iter(baselines))
     baseline = baselines[name]
-    accuracies = (outcome.scores[rule]["test"]["accuracy"], baseline.scores[rule]["test"]["accuracy"])
+    accuracies = [each.under(rule)["test"]["accuracy"] for each in (outcome, baseline)]
     return {"baseline": name} | transfer_gain(accuracies[0], outcome.history, accuracies[1], baseline.history)
 
 
@@ -198,6 +212,7 @@ def describe_cost(start: Start, outcome: Outcome, baselines: Mapping[str, Outcom
         "pretrain_seconds": start.seconds,
         "fit_seconds": outcome.seconds,
         "baseline_seconds": sum(baseline.seconds for baseline in baselines.values()),
+        "selection_seconds": sum(row.get(SECONDS, 0.0) for row in outcome.history),
         "search_seconds": sum(search["seconds"] for search in searches(start, outcome, baselines).values()),
         "steps": outcome.steps,
         "epochs": len(outcome.history),

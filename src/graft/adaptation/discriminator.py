@@ -84,7 +84,7 @@ class Adversarial(Adaptation):
             return Discriminator(num_inputs, self.num_hidden)
 
     def adversarial_loss(self, step: Step, discriminator: Discriminator) -> tuple[Tensor, dict[str, Tensor]]:
-        """What one step adds to the loss, a scalar, with the weight where the method has it; and figures to be logged."""
+        """What one step adds to the loss, a scalar, weighted where the method says; and figures to be logged."""
         raise NotImplementedError
 
     def begin(self, beginning: Beginning) -> Term:

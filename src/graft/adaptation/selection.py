@@ -1,6 +1,8 @@
 """Scores that rank networks or epochs without any label of the target; of each, higher is better."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,13 +11,44 @@ from torch.nn.functional import cross_entropy, normalize, softmax
 from graft.adaptation.bnm import nuclear_norm
 from graft.adaptation.entropy import entropies
 from graft.adaptation.shot_im import information_maximisation
+from graft.models.heads.ridge import RidgeHead
 from graft.probes import folds_of, logistic_path
 
+OF_TARGET = ("entropy", "information", "density", "bnm")  # scores that look at the target alone
+OF_SOURCE = ("source_val", "importance_weighted", "dev", "reverse_validation")  # ... at labels of the source too
+LABEL_FREE = (*OF_TARGET, *OF_SOURCE)
+PREFIX = "selection/"  # of scores in a stage's history
+
 COLLAPSED = 0.99  # share of the target given one class from which on nothing that a score says counts
-NUM_FOLDS = 5
-STRENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4)  # of the domain classifier's weight penalty
-TOLERANCE = 1e-6  # of its gradient
+MOST_AXES = 64  # of the features that a classifier is fitted to; an epoch is over sooner than one on thousands
+NUM_FOLDS = 2
+STRENGTHS = (1.0, 0.1, 0.01)  # of the domain classifier's weight penalty
+TOLERANCE = 1e-5  # of its gradient
 ROWS_AT_ONCE = 256  # samples whose similarities to all others are held together
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which epoch gives a run's headline figures, and which choices are shown beside it.
+
+    Args:
+        rule: "last", "best_val", or one of `LABEL_FREE`.
+        images: the most of the target's training and of the source's validation images that scores look at; 0: none.
+        every: epochs from one candidate to the next; the last of each phase is one too.
+        oracle: whether to show the best epoch by the labels of the target's test split, which is no result.
+    """
+
+    rule: str = "last"
+    images: int = 0
+    every: int = 1
+    oracle: bool = False
+
+
+class Best(NamedTuple):
+    """What a rule chose among a stage's epochs."""
+
+    epoch: int | None  # None where the predictor had collapsed in every candidate
+    score: float
 
 
 class Evidence(NamedTuple):
@@ -29,15 +62,30 @@ class Evidence(NamedTuple):
 
 
 def label_free_scores(evidence: Evidence) -> dict[str, float]:
-    """Every score of this module by its name, all of them minus infinity where the predictor has collapsed.
+    """Every score of `LABEL_FREE` by its name; those of `OF_SOURCE` only where there are two images of it or more.
 
-    Those that look at images of the source are left out where there are fewer than two.
+    All are minus infinity where the predictor has collapsed, or gives what is no finite number.
     """
-    scores = target_scores(evidence)
-    if len(evidence.source_y) > 1:
-        scores |= source_scores(evidence)
-    collapsed = is_collapsed(evidence.target_logits)
-    return {name: float("-inf") if collapsed else float(score) for name, score in scores.items()}
+    with_source = len(evidence.source_y) > 1
+    if not all(tensor.isfinite().all() for tensor in evidence) or is_collapsed(evidence.target_logits):
+        return dict.fromkeys(LABEL_FREE if with_source else OF_TARGET, float("-inf"))
+    scores = target_scores(evidence) | (source_scores(evidence) if with_source else {})
+    return {name: float(score) for name, score in scores.items()}
+
+
+def best_epochs(history: Sequence[Mapping[str, Any]]) -> dict[str, Best]:
+    """What each rule chooses among the epochs of a history: the first with the highest score.
+
+    Rows of epochs that are no candidates have no scores; rules that nothing was scored by are left out.
+    """
+    found = {}
+    for name in LABEL_FREE:
+        rows = [row for row in history if PREFIX + name in row]
+        if rows:
+            best = max(rows, key=lambda row: row[PREFIX + name])
+            score = best[PREFIX + name]
+            found[name] = Best(None if score == float("-inf") else best["epoch"], score)
+    return found
 
 
 def target_scores(evidence: Evidence) -> dict[str, Tensor]:
@@ -52,13 +100,15 @@ def target_scores(evidence: Evidence) -> dict[str, Tensor]:
 
 
 def source_scores(evidence: Evidence) -> dict[str, Tensor]:
-    """Those that count errors on the source, as they are or weighted by how like the target an image is."""
+    """Those that count errors on the source: as they are, weighted by likeness to the target, or in reverse."""
     logits, y = evidence.source_logits, evidence.source_y
-    weights = importance_weights(evidence.source_features, evidence.target_features)
+    source, target = leading_axes(evidence.source_features, evidence.target_features)
+    weights = importance_weights(source, target)
     return {
         "source_val": 1.0 - errors(logits, y).mean(),
         "importance_weighted": -importance_weighted_risk(logits, y, weights),
         "dev": -deep_embedded_risk(logits, y, weights),
+        "reverse_validation": reverse_accuracy(source, y, target, evidence.target_logits),
     }
 
 
@@ -91,11 +141,28 @@ def soft_neighbourhood_density(logits: Tensor, temperature: float = 0.05) -> Ten
     return total / len(logits)
 
 
+def leading_axes(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Features [n_s, d] and [n_t, d] of both domains in at most `MOST_AXES` of their common principal axes, float64.
+
+    As they are where d is no larger. The axes are found by two rounds of subspace iteration from the same start at
+    every call (Halko et al., "Finding structure with randomness", SIAM Review 2011, algorithm 4.4).
+    """
+    features = torch.cat([source, target])
+    if features.shape[1] <= MOST_AXES:
+        return source.double(), target.double()
+    centred = features.float() - features.float().mean(dim=0)
+    axes = torch.randn(features.shape[1], MOST_AXES, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        axes, _ = torch.linalg.qr(centred.T @ (centred @ axes))
+    reduced = (centred @ axes).double()
+    return reduced[: len(source)], reduced[len(source) :]
+
+
 def importance_weights(source: Tensor, target: Tensor) -> Tensor:
     """p_target(f) / p_source(f) [n_s] at features f of the source [n_s, d], given those of the target [n_t, d].
 
     Bickel et al., "Discriminative learning for differing training and test distributions", ICML 2007: the odds of a
-    domain classifier times n_s / n_t. It is a logistic regression that has not seen the sample, one for each fifth,
+    domain classifier times n_s / n_t. It is a logistic regression that has not seen the sample, one for each half,
     with the strength of least cross-entropy over all samples held out.
     """
     features = torch.cat([source, target]).double()
@@ -133,3 +200,17 @@ def deep_embedded_risk(logits: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     variance = covariance[1, 1]
     eta = -covariance[0, 1] / variance if variance > 0 else torch.zeros_like(variance)
     return weighted.mean() + eta * (weights.mean() - 1.0)
+
+
+def reverse_accuracy(source: Tensor, y: Tensor, target: Tensor, target_logits: Tensor) -> Tensor:
+    """Accuracy, a scalar, on the source of a classifier that knows the target's images and their predictions alone.
+
+    Reverse validation (Zhong et al., "Cross validation framework to choose amongst models and data sets for transfer
+    learning", ECML PKDD 2010; Ganin et al., "Domain-adversarial training of neural networks", JMLR 2016, section 5),
+    with the features as they are: the reverse classifier is a head solved by ridge regression (`RidgeHead`) on target
+    features [n_t, d] with the labels that the logits [n_t, k] say, and is tried on source features [n_s, d] with
+    labels [n_s].
+    """
+    head = RidgeHead(target.shape[1], target_logits.shape[1]).double()
+    head.solve(target, target_logits.argmax(dim=1))
+    return 1.0 - errors(head(source), y).mean()

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
 
+from graft.adaptation.selection import Selection
 from graft.build.remember import remembered
 from graft.build.targets import arguments_of
 from graft.data.domain import Domain
@@ -55,7 +56,7 @@ def build_experiment(config: Config) -> Experiment:
         ),
         baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
         after={name: make(node) for name, node in config["after"].items()},
-        selection=config["selection"],
+        selection=Selection(**config["selection"]),
         logger=make_logger(config["logger"]),
         store=Path(config["paths"]["store"]).expanduser(),
         features_limit=int(config["features"]["cache_limit_gib"] * 2**30),

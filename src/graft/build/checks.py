@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from graft.adaptation.base import Adaptation
+from graft.adaptation.selection import LABEL_FREE, OF_SOURCE
 from graft.build.assembly import (
     factory,
     make,
@@ -20,6 +21,7 @@ from graft.build.assembly import (
 )
 from graft.build.remember import remembered
 from graft.build.targets import locate
+from graft.callbacks.choices import ORACLE_RULE
 from graft.callbacks.domains import FEWEST_IMAGES as FEWEST_FEATURES
 from graft.errors import UserError, did_you_mean
 from graft.models.network import Network
@@ -34,6 +36,7 @@ Check = Callable[[Config], Iterator[str]]
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 MONITORED = ("val/accuracy", "val/loss")
+RULES = ("last", "best_val", *LABEL_FREE)
 NO_RANGE_TEST = {  # optimisers for which a growing learning rate tells nothing, and why
     "LBFGS": "lbfgs searches the length of each step itself, or steps by curvature",
     "Rprop": "Rprop's learning rate is the length of its first steps only",
@@ -245,10 +248,31 @@ def check_monitors(config: Config) -> Iterator[str]:
     for path, monitor in monitors.items():
         if monitor not in MONITORED:
             yield f"{path}={monitor}: there is no such metric; {did_you_mean(str(monitor), MONITORED)}"
-    needs_val = [*monitors, *(["selection=best_val"] if config["selection"] == "best_val" else [])]
+    needs_val = [*monitors, *(["selection.rule=best_val"] if config["selection"]["rule"] == "best_val" else [])]
     domain = "source" if config["adaptation"] else "target"
     if needs_val and config[domain].get("val_fraction") == 0:
         yield f"{domain}.val_fraction=0: {needs_val[0]} needs validation samples"
+
+
+def check_selection(config: Config) -> Iterator[str]:
+    """The rule is one, and has epochs and images to choose by."""
+    how = config["selection"]
+    rule, images, asked = how["rule"], how["images"], f"selection.rule={how['rule']}"
+    if rule == ORACLE_RULE:
+        yield f"{asked}: it looks at the labels of the test split, and is shown beside a rule by selection.oracle=true"
+    elif rule not in RULES:
+        yield f"{asked}: there is no such rule; {did_you_mean(rule, RULES)}"
+    if images < 0 or images == 1:
+        yield f"selection.images={images}; expected 0 (no label-free rules), or 2 or more"
+    if how["every"] < 1:
+        yield f"selection.every={how['every']}; expected 1 or more"
+    wanted = [asked] if rule in LABEL_FREE else ["selection.oracle=true"] if how["oracle"] else []
+    if wanted and not config["adaptation"]:
+        yield f"{wanted[0]}: it is for adaptation, and there is none; use selection.rule=last or best_val"
+    elif wanted and images == 0:
+        yield f"{wanted[0]}: selection.images=0 scores no epoch; set it to 2 or more"
+    if rule in OF_SOURCE and config["source"].get("val_fraction") == 0:
+        yield f"source.val_fraction=0: {asked} needs validation samples"
 
 
 def check_after(config: Config) -> Iterator[str]:
@@ -464,6 +488,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_adapter, ("adapter", "strategy", "memory_format", "after", "optimizer", "precision")),
     (check_epochs, ("trainer", "pretrain")),
     (check_monitors, ("callbacks", "source", "adaptation", "strategy", "pretrain", "baselines", "selection", "target")),
+    (check_selection, ("selection", "adaptation", "source")),
     (check_device, ("trainer", "precision", "optimizer")),
     (check_after, ("after", "strategy", "target", "adaptation")),
 )

@@ -57,9 +57,9 @@ PARTS = {
 SETTINGS: dict[str, Any] = {
     "name": str | None,
     "seed": int,
-    "selection": Literal["last", "best_val"],
     "label_space": Kind,
     "unknown": dict,
+    "selection": dict,
     "precision": dict,
     "memory_format": Literal["contiguous", "channels_last", "auto"] | None,
     "callbacks": dict[str, dict],
@@ -83,6 +83,7 @@ INSIDE: dict[str, dict[str, Any]] = {
         "plot_every": int,
         "projection": Literal["pca", "tsne"],
     },
+    "selection": {"rule": str, "images": int, "every": int, "oracle": bool},
     "pretrain": {"max_epochs": int, "seed": int},
     "backbone": {"weights": str, "reinitialise": list[str]},
 }
@@ -176,7 +177,8 @@ def _settings(prefix: str, node: dict[str, Any], settings: dict[str, Any]) -> It
         elif is_missing(value):
             yield from missing_inside(f"{prefix}{name}", value)
         elif not fits(value, hint):
-            yield f"{prefix}{name}={value!r}; expected {describe(hint)}"
+            rule = f"; write selection.rule={value}" if name == "selection" and isinstance(value, str) else ""
+            yield f"{prefix}{name}={value!r}; expected {describe(hint)}{rule}"
     if prefix and prefix.rstrip(".") not in PARTS:
         known = {*settings, *(STAGE if prefix == "pretrain." else ())}
         for name in sorted(node.keys() - known):

@@ -1,6 +1,7 @@
 """What a stage leaves on disk while it runs: its last epoch, its best epoch, its history."""
 
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -13,13 +14,16 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
 
+from graft.adaptation.selection import PREFIX as SELECTION
+from graft.callbacks.candidates import SECONDS, Candidates
 from graft.errors import UserError
 from graft.module import PREFIX, GraftModule
 from graft.records.files import atomic_file
 from graft.strategies.engine import optimizer_state_by_name
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -66,7 +70,7 @@ def read_last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             damaged.append(error)
             continue
         if damaged:
-            logger.warning("%s; continuing from %s", damaged[0], path.name)
+            log.warning("%s; continuing from %s", damaged[0], path.name)
         return path, checkpoint
     if damaged:
         raise damaged[0]
@@ -90,6 +94,7 @@ class StageCheckpoint(Checkpoint):
     """
 
     phase_monitor: tuple[str, str] | None = None  # metric, "min" or "max", whose best epoch of the phase is kept too
+    candidates: Candidates | None = None  # where rules without labels of the target choose among the epochs
 
     def __init__(
         self,
@@ -122,6 +127,11 @@ class StageCheckpoint(Checkpoint):
             rows = [row for row in self.history if row["phase_index"] == self.phase_index]
             if best_epoch(rows, *self.phase_monitor) == self.history[-1]["epoch"]:
                 link_atomically(path, self.folder / BEST_OF_PHASE.format(self.phase_index))
+        if self.candidates is not None:
+            self._counted_to += self.history[-1].get(SECONDS, 0.0)
+            show_scores(trainer, self.history[-1])
+            if trainer.is_global_zero:
+                self.candidates.tidy(self.history)
 
     def _row(self, trainer: Trainer, module: GraftModule) -> dict[str, Any]:
         steps_before = self.history[-1]["step"] if self.history else 0
@@ -143,6 +153,9 @@ class StageCheckpoint(Checkpoint):
         for name in self.untouched:
             del checkpoint["state_dict"][PREFIX + name]
         over = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+        if self.candidates is not None and self.history:
+            state = network_state(checkpoint)
+            self.candidates.consider(self.history, state, over, trainer.is_global_zero)
         checkpoint["stage"] = {
             "key": self.key,
             "phase_index": self.phase_index,
@@ -151,6 +164,18 @@ class StageCheckpoint(Checkpoint):
             "untouched": sorted(self.untouched),
             "optimizer": optimizer_state_by_name(trainer.optimizers[0]),
         }
+
+
+def network_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The network's part of a checkpoint, without what is as the stage began."""
+    return {name.removeprefix(PREFIX): t for name, t in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
+
+
+def show_scores(trainer: Trainer, row: dict[str, Any]) -> None:
+    """Log an epoch's label-free scores, those that are numbers, at the stage's own step."""
+    scores = {name: value for name, value in row.items() if name.startswith(SELECTION) and math.isfinite(value)}
+    for logger in trainer.loggers:
+        logger.log_metrics(scores, step=row["step"])
 
 
 def best_epoch(history: list[dict[str, Any]], monitor: str, mode: str = "max") -> int:

@@ -9,6 +9,9 @@ from typing import Any
 
 from graft.records.files import atomic_write_bytes
 from graft.reports.notes import CAPTION, reason, unfinished, warnings
+from graft.reports.rules import ACCURACY, rules_of
+from graft.reports.selection import CAPTION as SELECTION_CAPTION
+from graft.reports.selection import selection_rows
 from graft.reports.settings import Record, value_of, varied_keys
 from graft.reports.tables import group_rows
 from graft.reports.terminal import FIGURES, figures, setting_cells
@@ -53,6 +56,8 @@ def csv_row(run: str, record: Record, names: Sequence[str]) -> dict[str, Any]:
         line |= {f"{name}/{metric}": value for metric, value in baseline["metrics"].items()}
     for name, result in record.get("after", {}).items():
         line |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
+    for rule, entry in rules_of(record).items():
+        line |= {f"selection/{rule}/{name}": entry[name] for name in ("epoch", "score", ACCURACY)}
     line |= {"gain": record["transfer"].get("gain")} | transferred_columns(record)
     return line | record["cost"] | record["fingerprints"]
 
@@ -87,6 +92,9 @@ def markdown_summary(records: Sequence[tuple[Path, Record]]) -> str:
     transferred, transferred_cells = transferred_rows(plain)
     if transferred:
         parts += [markdown_table(transferred, transferred_cells), f"{TRANSFERRED_CAPTION}\n"]
+    selected, selected_cells = selection_rows(plain)
+    if selected:
+        parts += [markdown_table(selected, selected_cells), f"{SELECTION_CAPTION}\n"]
     return "\n".join(parts)
 
 

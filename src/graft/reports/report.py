@@ -8,6 +8,7 @@ from rich.console import Console
 from graft.records.files import atomic_write_bytes
 from graft.records.record import find_records
 from graft.reports.export import markdown_summary, results_csv
+from graft.reports.selection import print_selection
 from graft.reports.settings import Record
 from graft.reports.terminal import print_run, print_summary
 from graft.reports.transferred import print_transferred
@@ -41,3 +42,4 @@ def show(records: Sequence[tuple[Path, Record]], console: Console) -> None:
     else:
         print_summary(records, console)
         print_transferred([record for _, record in records], console)
+        print_selection([record for _, record in records], console)

@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from graft.reports.notes import CAPTION, unfinished, warnings
+from graft.reports.rules import collapse_notes, rules_of, rules_table, spoken
 from graft.reports.settings import Record, short_names
 from graft.reports.tables import ACCURACY, LOSS, baseline_of, group_rows, short_fingerprint
 
 FIGURES = ("n", "accuracy", "baseline", "gain", "seconds", "trained")
 DISPENSABLE = ("trained", "seconds", "baseline")  # left out in this order where there is no room
-RULES = {"last": "last epoch", "best_val": "best on val"}
 
 
 def print_run(record: Record, folder: Path, console: Console) -> None:
@@ -31,6 +31,8 @@ def print_run(record: Record, folder: Path, console: Console) -> None:
     console.print(table)
     if has_moved(record.get("transferred", {})):
         console.print(groups_table(record["transferred"]["groups"]))
+    if rules_of(record):
+        console.print(rules_table(record))
     for heading, text in run_warnings(record):
         print_note(heading, text, "bold yellow", console)
     console.print(Text(str(folder), style="dim"), soft_wrap=True)
@@ -44,7 +46,7 @@ def title(record: Record) -> str:
 
 def run_rows(record: Record) -> list[tuple[str, str]]:
     """The lines of the final table: (name, value)."""
-    rule = RULES.get(record["selection"].get("rule"), "")
+    rule = spoken(record["selection"].get("rule"))
     rows = [("target accuracy", f"{percent(record['metrics'][ACCURACY])} on test" + (f", {rule}" if rule else ""))]
     rows += [
         (f"{name} baseline", f"{percent(baseline['metrics'][ACCURACY])}, same labels, epochs and head")
@@ -198,7 +200,7 @@ def run_warnings(record: Record) -> list[tuple[str, str]]:
         notes.append(("Negative transfer", text))
     if record["metrics"].get(LOSS, 0.0) is None:
         notes.append(("Diverged", "the loss on target test is not a finite number; try a lower optimizer.lr"))
-    return notes
+    return notes + collapse_notes(record)
 
 
 def print_summary(records: Sequence[tuple[Path, Record]], console: Console) -> None:
