@@ -151,10 +151,13 @@ class Domain(LightningDataModule):
         """All samples of `train`, `val` or `test`, the same on every rank; in the domain's own batches by default."""
         return self._loader(self.datasets[split], shuffle, shared=False, batch_size=batch_size)
 
-    def unlabelled_loader(self, split: str, shuffle: bool = True) -> DataLoader[Any]:
-        """Images without labels; those of `train` are all, whether in the label budget or not. Shared among ranks."""
+    def unlabelled_loader(self, split: str, shuffle: bool = True, shared: bool = True) -> DataLoader[Any]:
+        """Images without labels; those of `train` are all, whether in the label budget or not.
+
+        Each rank has its share, or all of them where they are not `shared`.
+        """
         dataset = self.pool if split == "train" else self.datasets[split]
-        return self._loader(UnlabelledImages(dataset.images, dataset.positions), shuffle, shared=True)
+        return self._loader(UnlabelledImages(dataset.images, dataset.positions), shuffle, shared)
 
     def _loader(self, dataset: Any, shuffle: bool, shared: bool, batch_size: int | None = None) -> DataLoader[Any]:
         ranks = (self.trainer.global_rank, self.trainer.world_size) if shared and self.trainer else (0, 1)
