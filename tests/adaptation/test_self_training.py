@@ -22,8 +22,9 @@ from graft.adaptation.mean_teacher import consistency
 from graft.adaptation.mme import MME
 from graft.adaptation.selection import Evidence, is_collapsed, label_free_scores, target_scores
 from graft.adaptation.self_training import confident_cross_entropy
-from graft.adaptation.shot import NONE, centroid_labels
+from graft.adaptation.shot import centroid_labels, with_one
 from graft.adaptation.shot_im import information_maximisation
+from graft.batch import UnlabelledBatch
 from graft.errors import UserError
 from graft.features import Inference
 from graft.models.network import Network
@@ -62,15 +63,25 @@ def drawn(n: int, k: int, seed: int) -> Tensor:
 
 def begun(settings: Adaptation, net: Network, num_samples: int = 8) -> Term:
     domain: Any = None
-    target: Any = SimpleNamespace(pool=range(num_samples))
+    images = UnlabelledBatch(views()[0], torch.arange(8))
+    target: Any = SimpleNamespace(
+        pool=range(num_samples),
+        view=SimpleNamespace(evaluate=lambda x: x),
+        unlabelled_loader=lambda split, shuffle, shared: [images],
+    )
     term = settings.begin(Beginning(net, domain, None, Inference(torch.device("cpu")), seed=0, target=target))
     assert term is not None
     return term
 
 
+def views() -> Tensor:
+    """Two of 8 images of the target: [2, 8, 3, 32, 32]."""
+    return torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
 def step_on(net: Network, logits: Tensor | None = None) -> Step:
     """A step on 8 images of the target, whose outputs are the network's unless other logits are given."""
-    x, second = torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x, second = views()
     features = net.features(x)
     target = Unlabelled(Outputs(net.head(features) if logits is None else logits, features), torch.arange(8), x, second)
     nothing = Outputs(target.outputs.logits[:0], features[:0])
@@ -214,17 +225,25 @@ def test_every_method_is_finite_where_the_network_is_sure(name: str, kind: str) 
         assert given.grad is None or torch.isfinite(given.grad).all()
 
 
-def test_shot_has_labels_from_the_second_epoch_on() -> None:
-    net = network("cnn")
+def test_shot_labels_by_the_network_in_eval_mode_and_anew_in_each_epoch() -> None:
+    net = network("resnet20").train()
     term = begun(method("shot"), net)
     term(step_on(net))
-    assert (term.labels == NONE).all()
+    with torch.no_grad():
+        features = net.eval().features(views()[0])
+        logits = net.head(features)
+    expected = centroid_labels(torch.nn.functional.normalize(with_one(features)), logits.softmax(dim=1))
+    torch.testing.assert_close(term.labels, expected)
+    with torch.no_grad():
+        net.head.linear.bias += torch.tensor([1e3, 0.0, 0.0])
     term(step_on(net))
-    torch.testing.assert_close(term.labels, centroid_labels(term.bank.features, term.bank.p))
-    alone = begun(method("shot", pseudo_weight=0.0), net)
-    for _ in range(2):
-        loss = alone(step_on(net))
-    torch.testing.assert_close(loss, begun(method("shot_im"), net)(step_on(net)))
+    assert (term.labels == 0).all()
+
+
+def test_shot_without_pseudo_labels_is_shot_im() -> None:
+    net = network("cnn")
+    losses = [begun(settings, net)(step_on(net)) for settings in (method("shot", pseudo_weight=0.0), method("shot_im"))]
+    torch.testing.assert_close(*losses)
 
 
 def test_the_average_of_mean_teacher_moves_with_the_optimizer_and_not_with_batches() -> None:

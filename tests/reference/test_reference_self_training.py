@@ -34,6 +34,7 @@ from graft.adaptation.self_training import SelfTraining
 from graft.adaptation.shot import SHOT, centroid_labels
 from graft.adaptation.shot_im import SHOTIM
 from graft.adaptation.source_only import SourceOnly
+from graft.batch import UnlabelledBatch
 from graft.data.preprocessing import Preprocessing
 from graft.features import Inference
 from graft.models.backbones.base import Overrides, SequentialBackbone
@@ -63,11 +64,18 @@ class Flat(SequentialBackbone):
 def small_network() -> Network:
     torch.manual_seed(0)
     head = LinearHead(NUM_FEATURES, NUM_CLASSES)
+    nn.init.zeros_(head.linear.bias)
     return Network(Flat(), IdentityMapping(NUM_FEATURES), head).double()
 
 
-def begun(settings: Adaptation, network: Network) -> Term:
-    target: Any = SimpleNamespace(pool=range(NUM_SAMPLES))
+def begun(settings: Adaptation, network: Network, images: np.ndarray | None = None) -> Term:
+    """A term that begins with a target of `NUM_SAMPLES` images, of which it is given a batch where it asks for them."""
+    batch = None if images is None else UnlabelledBatch(torch.from_numpy(images), torch.arange(NUM_SAMPLES))
+    target: Any = SimpleNamespace(
+        pool=range(NUM_SAMPLES),
+        view=SimpleNamespace(evaluate=lambda x: x),
+        unlabelled_loader=lambda split, shuffle, shared: [batch],
+    )
     domain: Any = None
     term = settings.begin(Beginning(network, domain, None, Inference(torch.device("cpu")), seed=0, target=target))
     assert term is not None
@@ -165,25 +173,29 @@ def batches() -> list[list[int]]:
 
 def test_shot_step_by_step() -> None:
     network = small_network()
-    term = begun(SHOT(weight=0.7, pseudo_weight=0.3), network)
-    bank: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    labels: dict[int, int] = {}
+    images = normal(NUM_SAMPLES, 2, 3, 3)
+    term = begun(SHOT(weight=0.7, pseudo_weight=0.3), network, images)
+    seen = set()
     for number, positions in enumerate(batches()):
-        logits, features = 2 * normal(len(positions), NUM_CLASSES), normal(len(positions), NUM_FEATURES)
+        if number in (0, 2, 4):  # an epoch begins
+            weight, bias = (parameter.detach().numpy() for parameter in network.backbone.parameters())
+            features = images.reshape(NUM_SAMPLES, -1) @ weight.T + bias
+            p = softmax(features @ network.head.linear.weight.detach().numpy().T, axis=1)
+            of_all = np.append(features, np.ones((NUM_SAMPLES, 1)), axis=1)
+            of_all /= np.linalg.norm(of_all, axis=1, keepdims=True)
+            labels = cosine_labels(of_all, np.eye(NUM_CLASSES)[cosine_labels(of_all, p)])
+            seen.add(tuple(labels))
+        logits = 2 * normal(len(positions), NUM_CLASSES)
         p = softmax(logits, axis=1)
-        if number in (2, 4):  # an epoch has passed
-            everything = [bank[i] for i in range(NUM_SAMPLES)]
-            of_all, p_of_all = (np.stack(column) for column in zip(*everything, strict=True))
-            first = cosine_labels(of_all, p_of_all)
-            labels = dict(enumerate(cosine_labels(of_all, np.eye(NUM_CLASSES)[first])))
         expected = np.mean([entropy(row) for row in p]) - entropy(p.mean(axis=0))
-        if labels:
-            expected += 0.3 * np.mean([-np.log(row[labels[i]]) for row, i in zip(p, positions, strict=True)])
-        found = term(step_of(network, Outputs(torch.from_numpy(logits), torch.from_numpy(features)), positions))
+        expected += 0.3 * np.mean([-np.log(row[labels[i]]) for row, i in zip(p, positions, strict=True)])
+        outputs = Outputs(torch.from_numpy(logits), torch.from_numpy(normal(len(positions), NUM_FEATURES)))
+        found = term(step_of(network, outputs, positions))
         assert found.item() == pytest.approx(0.7 * expected, abs=1e-10)
-        for i, f, row in zip(positions, features, p, strict=True):
-            bank[i] = np.append(f, 1) / np.linalg.norm(np.append(f, 1)), row
-    assert labels
+        with torch.no_grad():
+            for parameter in network.backbone.parameters():
+                parameter += torch.from_numpy(0.3 * normal(*parameter.shape))
+    assert len(seen) == 3
 
 
 def nearest(bank: dict[int, tuple[np.ndarray, np.ndarray]], feature: np.ndarray, own: int, num: int) -> list[int]:

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from torch.optim import SGD, Optimizer, lr_scheduler
 
 from graft.errors import UserError
-from graft.strategies.schedules import Constant, Cosine, OneCycle, Schedule, SlantedTriangular, Step
+from graft.strategies.schedules import Constant, Cosine, InverseDecay, OneCycle, Schedule, SlantedTriangular, Step
 
 SCHEDULES: list[Schedule] = [
     Constant(),
     Cosine(),
     Cosine(0.0, 0.1),
     OneCycle(),
+    InverseDecay(),
     SlantedTriangular(),
     Step(),
     Step((0.2, 0.4, 0.9), 0.5),
@@ -72,6 +73,13 @@ def test_slanted_triangular_is_the_papers_formula() -> None:
     assert max(expected) == expected[cut] == 1.0
 
 
+def test_inverse_decay_is_the_papers_formula() -> None:
+    def make(optimizer: Optimizer) -> lr_scheduler.LRScheduler:
+        return lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + 10 * step / 40) ** 0.75)
+
+    assert trace(InverseDecay(), 40) == pytest.approx(torch_trace(make, 40))
+
+
 def test_step() -> None:
     expected = torch_trace(lambda o: lr_scheduler.MultiStepLR(o, milestones=[10, 14], gamma=0.5), 20)
     assert trace(Step((0.5, 0.7), 0.5), 20) == pytest.approx(expected)
@@ -98,6 +106,8 @@ def test_a_stage_of_one_step_trains(schedule: Schedule) -> None:
         (lambda: Cosine(final=-1), "final=-1"),
         (lambda: OneCycle(div_factor=0.5), r"div_factor=0\.5; expected a number from 1 on"),
         (lambda: OneCycle(warmup_fraction=2), "warmup_fraction=2"),
+        (lambda: InverseDecay(rate=-1.0), r"rate=-1\.0; expected a number from 0 on"),
+        (lambda: InverseDecay(power=math.inf), "power=inf"),
         (lambda: SlantedTriangular(cut_fraction=2), "cut_fraction=2"),
         (lambda: SlantedTriangular(ratio=0.5), r"ratio=0\.5; expected a number from 1 on"),
         (lambda: Step(milestones=(10,)), "milestones=10"),

@@ -52,6 +52,7 @@ EXPECTED: dict[str, list[tuple[str, int, tuple[tuple[float, ...], ...]]]] = {
     "surgical": [("surgical", 20, (TRAINED, FROZEN, FROZEN, (1, 1)))],
     "surgical_auto": [("surgical", 20, (TRAINED, FROZEN, FROZEN, (1, 1)))],  # until it is measured
     "adabn": [("probe", 20, (FROZEN, FROZEN, FROZEN, (1, 1)))],
+    "freeze_head": [("freeze_head", 20, (TRAINED, TRAINED, TRAINED, (0, 0)))],
     "last_stage": [("last_stage", 20, (FROZEN, FROZEN, TRAINED, (1, 1)))],
     "norm_only": [("norm_only", 20, ((0, 0, 1, 1),) * 3 + ((1, 1),))],
     "bias_only": [("bias_only", 20, ((0, 1, 0, 1),) * 3 + ((1, 1),))],

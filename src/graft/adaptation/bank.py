@@ -55,10 +55,10 @@ class Bank(nn.Module):
         return Neighbours(found, values > -torch.inf)
 
 
-def bank_for(beginning: Beginning, num_extra: int = 0) -> Bank:
-    """An empty bank for all of the target's training images; features have `num_extra` entries beside the head's."""
+def bank_for(beginning: Beginning) -> Bank:
+    """An empty bank for all of the target's training images."""
     head = beginning.network.head
-    return Bank(len(beginning.required_target().pool), head.num_features + num_extra, head.num_classes)
+    return Bank(len(beginning.required_target().pool), head.num_features, head.num_classes)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, one_hot, softmax
 
-from graft.adaptation.bank import Bank, BankTerm, bank_for
 from graft.adaptation.base import SPREADS, Adaptation
 from graft.adaptation.shot_im import information_maximisation
+from graft.data.domain import Domain
+from graft.features import Inference, in_eval_mode
+from graft.models.network import Network
 from graft.regularisers.base import Beginning, Step, Term, check_weights, full_precision
-
-NONE = -1  # the label of an image that has none
 
 
 def centroid_labels(features: Tensor, p: Tensor) -> Tensor:
@@ -43,11 +43,9 @@ def with_one(features: Tensor) -> Tensor:
 class SHOT(Adaptation):
     """SHOT-IM with pseudo-labels.
 
-    Where the paper computes features and probabilities of all images at the beginning of each epoch, here a bank keeps
-    those of the steps. Whenever as many images as there are have passed, an epoch of the target, all images that the
-    bank holds get new labels; before the first epoch is over there are none. As in the authors' published code, a 1 is
-    appended to features, which are normalised. The paper keeps the head of the source as it is: use a strategy that
-    does not train it.
+    As in the paper, the network in eval mode gives all images labels at the beginning of each epoch of the target. As
+    in the authors' published code, a 1 is appended to features, which are normalised. The paper keeps the head of the
+    source as it is: strategy=freeze_head.
 
     Args:
         weight, gamma: of the sum of both terms.
@@ -64,36 +62,44 @@ class SHOT(Adaptation):
         check_weights(pseudo_weight=self.pseudo_weight)
 
     def begin(self, beginning: Beginning) -> Term:
-        """With an empty bank."""
-        return _SHOTTerm(self, bank_for(beginning, num_extra=1))
+        """Without labels; the first step makes them."""
+        return _SHOTTerm(self, beginning.required_target(), beginning.how)
 
 
-class _SHOTTerm(BankTerm):
-    settings: SHOT
-
-    def __init__(self, settings: SHOT, bank: Bank) -> None:
-        super().__init__(settings, bank)
-        self.register_buffer("labels", torch.full((len(bank.seen),), NONE))
-        self.register_buffer("num_passed", torch.zeros((), dtype=torch.int64))  # images since the labels were made
+class _SHOTTerm(Term):
+    def __init__(self, settings: SHOT, target: Domain, how: Inference) -> None:
+        super().__init__()
+        self.settings = settings
+        self.target = target
+        self.how = how
+        num_samples = len(target.pool)
+        self.register_buffer("labels", torch.zeros(num_samples, dtype=torch.int64))
+        self.register_buffer("num_passed", torch.tensor(num_samples))  # images since the labels were made
         self.labels: Tensor
         self.num_passed: Tensor
 
     def forward(self, step: Step) -> Tensor:
         target = step.required_target()
-        logits = full_precision(target.outputs.logits)
         if self.num_passed >= len(self.labels):
-            self._label()
-        labels = self.labels[target.positions]
-        # A mean over the labelled, which is 0 rather than 0 / 0 where there are none.
-        pseudo = cross_entropy(logits, labels, ignore_index=NONE, reduction="sum") / (labels != NONE).sum().clamp(min=1)
-        self.bank.put(target.positions, with_one(target.outputs.features), softmax(logits, dim=1))
-        self.num_passed += len(labels)
+            self._label(step.network)
+        self.num_passed += len(target.positions)
+        logits = full_precision(target.outputs.logits)
+        pseudo = cross_entropy(logits, self.labels[target.positions])
         total = information_maximisation(logits) + self.settings.pseudo_weight * pseudo
         return self.settings.ramp(step.progress) * total
 
     @torch.no_grad()
-    def _label(self) -> None:
-        """New labels for all that the bank holds."""
-        seen = self.bank.seen
-        self.labels[seen] = centroid_labels(self.bank.features[seen], self.bank.p[seen])
+    def _label(self, network: Network) -> None:
+        """Labels for all images, from what the network makes of them as it is."""
+        positions, features, p = [], [], []
+        with in_eval_mode(network, self.how.device):
+            for batch in self.target.unlabelled_loader("train", shuffle=False, shared=False):
+                x = self.target.view.evaluate(batch.x.to(self.how.device)).to(network.dtype)
+                with self.how.context():
+                    found = network.features(x)
+                    logits = network.head(found)
+                positions.append(batch.positions)
+                features.append(normalize(with_one(found), dim=1))
+                p.append(softmax(full_precision(logits), dim=1))
+        self.labels[torch.cat(positions)] = centroid_labels(torch.cat(features), torch.cat(p)).to(self.labels.device)
         self.num_passed.zero_()

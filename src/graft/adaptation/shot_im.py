@@ -30,7 +30,7 @@ def information_maximisation(logits: Tensor) -> Tensor:
 class SHOTIM(Adaptation):
     """Maximises the information that predictions hold about the target's images.
 
-    The paper keeps the head of the source as it is: use a strategy that does not train it.
+    The paper keeps the head of the source as it is: strategy=freeze_head.
     """
 
     closed_set: ClassVar[str] = SPREADS

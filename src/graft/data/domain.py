@@ -172,10 +172,13 @@ class Domain(LightningDataModule):
         """All samples of `train`, `val` or `test`, the same on every rank; in the domain's own batches by default."""
         return self._loader(self.datasets[split], shuffle, shared=False, batch_size=batch_size)
 
-    def unlabelled_loader(self, split: str, shuffle: bool = True) -> DataLoader[Any]:
-        """Images without labels; those of `train` are the ones outside the label budget. Shared among ranks."""
+    def unlabelled_loader(self, split: str, shuffle: bool = True, shared: bool = True) -> DataLoader[Any]:
+        """Images without labels; those of `train` are the ones outside the label budget.
+
+        Each rank has its share, or all of them where they are not `shared`.
+        """
         dataset = self.pool if split == "train" else self.datasets[split]
-        return self._loader(UnlabelledImages(dataset.images, dataset.positions), shuffle, shared=True)
+        return self._loader(UnlabelledImages(dataset.images, dataset.positions), shuffle, shared)
 
     def with_all_images(self) -> "Domain":
         """The same domain with all of its training images in `train`, whether in the label budget or not."""

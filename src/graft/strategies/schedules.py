@@ -128,3 +128,23 @@ class Step:
         """The factor at `step` of `total`."""
         # Rounded, so that .7 of 10 steps is step 7 and not the first step past 7.000000000000001.
         return float(self.gamma ** sum(step >= round(milestone * total) for milestone in self.milestones))
+
+
+@dataclass(frozen=True)
+class InverseDecay:
+    """(1 + `rate` p)^-`power` at the share p of the steps that lie behind.
+
+    Ganin et al., "Domain-adversarial training of neural networks", JMLR 2016, section 5.2.2.
+    """
+
+    rate: float = 10.0
+    power: float = 0.75
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "power"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise UserError(f"scheduler: {name}={getattr(self, name)!r}; expected a number from 0 on")
+
+    def __call__(self, step: int, total: int) -> float:
+        """The factor at `step` of `total`."""
+        return float((1.0 + self.rate * min(step, total) / total) ** -self.power)

@@ -61,10 +61,20 @@ class HalvingMaxPool(nn.MaxPool2d):
         return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
 
 
-def _groups(channels: int, size: int) -> dict[str, nn.Module]:
+def side_after_two(size: int, name: str) -> int:
+    """Height and width that two 5x5 convolutions, each pooled, leave of images of this size.
+
+    Raises:
+        UserError: nothing; `name` is the backbone's.
+    """
     side = ((size - 4) // 2 - 4) // 2
     if side < 1:
-        raise UserError(f"backbone.size={size}: the cnn needs at least 16 pixels")
+        raise UserError(f"backbone.size={size}: the {name} needs at least 16 pixels")
+    return side
+
+
+def _groups(channels: int, size: int) -> dict[str, nn.Module]:
+    side = side_after_two(size, "cnn")
     conv1 = OrderedDict(conv1=nn.Conv2d(channels, 6, 5), relu=nn.ReLU(), pool=HalvingMaxPool())
     conv2 = OrderedDict(conv2=nn.Conv2d(6, 16, 5), relu=nn.ReLU(), pool=HalvingMaxPool(), flatten=nn.Flatten())
     return {
