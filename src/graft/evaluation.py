@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from graft.batch import BatchView, LabelledBatch
 from graft.data.domain import Domain
 from graft.data.threaded import in_order, num_cores
+from graft.features import FeatureCache, Inference, Prefix
 from graft.models.network import Network
 
 BATCH_VALUES = 2**19  # a batch of fewer values, where samples are small, costs more in calls than in arithmetic
+ROWS_AT_ONCE = 2**14  # of features that go through mapping and head together
 
 
 def predict(
@@ -112,9 +114,33 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def evaluate(network: Network, domain: Domain, split: str, device: torch.device) -> dict[str, Any]:
-    """The scores of `network` on one split of `domain`."""
+def evaluate(
+    network: Network, domain: Domain, split: str, device: torch.device, cache: FeatureCache | None = None
+) -> dict[str, Any]:
+    """The scores of `network` on one split of `domain`.
+
+    With a cache, what the backbone makes of the split is kept there, for other networks that have the same backbone.
+    """
+    if cache is not None:
+        how = Inference(device, network.dtype, memory_format=memory_format_of(network.backbone))
+        kept = cache.get(Prefix.whole(network.backbone), domain, [split], how)
+        if kept is not None:
+            return scores(classify(network, kept[split][0], device), domain.datasets[split].labels)
     return scores(*predict(network, evaluation_loader(domain, split), domain.view, device))
+
+
+@torch.no_grad()
+def classify(network: Network, features: Tensor, device: torch.device) -> Tensor:
+    """Logits float32 [n, k] on the CPU of what the backbone made of images [n, d]; the network in eval mode."""
+    network.to(device).eval()
+    rows = features.split(ROWS_AT_ONCE)
+    return torch.cat([network.head(network.mapping(some.to(device))).float().cpu() for some in rows])
+
+
+def memory_format_of(module: nn.Module) -> str:
+    """How the module's 4-dimensional weights lie in memory, as `Inference` calls it."""
+    weights = [parameter for parameter in module.parameters() if parameter.ndim == 4]
+    return "contiguous" if all(weight.is_contiguous() for weight in weights) else "channels_last"
 
 
 def evaluation_loader(domain: Domain, split: str) -> Iterable[LabelledBatch]:

@@ -48,8 +48,8 @@ from graft.records.files import atomic_write_json, without_nan
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
 from graft.regularisers.base import Origin
-from graft.stage import Fitted, Stage, fit_stage, num_trained, snapshot
-from graft.strategies.engine import uses_data_statistics
+from graft.stage import MEMORY_FORMATS, Fitted, Stage, fit_stage, num_trained, snapshot
+from graft.strategies.engine import moved_groups, uses_data_statistics
 from graft.strategies.plan import plan_table
 from graft.strategies.written import written_out
 from graft.summary import describe_adapter, describe_run
@@ -240,7 +240,7 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
         network = new_network()
         with open_stage(experiment, "pretrain", key, training, source, folder) as stage:
             fitted = fit_stage(stage, network)
-        test = evaluate(network, source, "test", training.device)
+        test = evaluate(network, source, "test", training.device, evaluation_cache(experiment, training, network))
         save_weights(network.backbone, entry / "backbone.safetensors", {})
         save_weights(network.head, entry / "head.safetensors", {})
         outcome = {"scores": test, "seconds": fitted.seconds, "history": fitted.history}
@@ -334,8 +334,9 @@ def baseline(experiment: Experiment, name: str, store: Store, folder: Path) -> O
 def source_only(experiment: Experiment, start: Start) -> Outcome:
     """What the source stage's network gets right on the target as it is: the baseline of adaptation."""
     network = starting_network(experiment, start, None)
+    network.to(memory_format=MEMORY_FORMATS[experiment.transfer.memory_format])
     state = snapshot(network)
-    outcome = score(Fitted(state, state, [], 0, 0.0), network, experiment.target, experiment.transfer.device)
+    outcome = score(experiment, experiment.transfer, Fitted(state, state, [], 0, 0.0), network)
     say(SOURCE_ONLY, experiment.target, selected(outcome, experiment)["accuracy"], 0.0)
     return outcome
 
@@ -349,7 +350,7 @@ def fit_target(
     key = target_key(experiment, training, start, adapter)
     with open_stage(experiment, name, key, training, target, folder) as stage:
         fitted = fit_stage(replace(stage, origin=origin_of(experiment, start)), network)
-    outcome = score(fitted, network, target, training.device)
+    outcome = score(experiment, training, fitted, network)
     network.load_state_dict(fitted.best if experiment.selection == "best_val" else fitted.last)
     say(name, target, selected(outcome, experiment)["accuracy"], outcome.seconds)
     return network, key, outcome
@@ -393,8 +394,9 @@ def origin_of(experiment: Experiment, start: Start) -> Origin | None:
     return Origin(head, experiment.source, Store(experiment.store))
 
 
-def score(fitted: Fitted, network: Network, target: Domain, device: torch.device) -> Outcome:
+def score(experiment: Experiment, training: Training, fitted: Fitted, network: Network) -> Outcome:
     """Scores on the target's test and val splits of the weights that each selection rule picks."""
+    target, cache = experiment.target, evaluation_cache(experiment, training, network)
     splits = [split for split in ("test", "val") if target.sizes[split]]
     scores: dict[str, dict[str, Any]] = {}
     for rule, state in (("last", fitted.last), ("best_val", fitted.best)):
@@ -402,7 +404,7 @@ def score(fitted: Fitted, network: Network, target: Domain, device: torch.device
             scores[rule] = scores["last"]
             continue
         network.load_state_dict(state)
-        scores[rule] = {split: evaluate(network, target, split, device) for split in splits}
+        scores[rule] = {split: evaluate(network, target, split, training.device, cache) for split in splits}
     return Outcome(
         scores=scores,
         best_epoch=fitted.best_epoch,
@@ -530,6 +532,15 @@ def open_stage(
     yield replace(stage, keep_start=keep_start)
     if logger is not None:
         logger.finalize("success")
+
+
+def evaluation_cache(experiment: Experiment, training: Training, network: Network) -> FeatureCache | None:
+    """Where to keep what the backbone makes of samples to be scored; None where the stage changes the backbone.
+
+    No other network has a backbone that was changed, and so none looks for its features.
+    """
+    changed = moved_groups(network, training.strategy.resolve(network, training.max_epochs))
+    return None if any(name.startswith("backbone.") for name in changed) else feature_cache(experiment)
 
 
 def feature_cache(experiment: Experiment) -> FeatureCache | None:

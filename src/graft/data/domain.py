@@ -94,6 +94,16 @@ class Domain(LightningDataModule):
         other.batch_size = batch_size
         return other
 
+    def without_budget(self) -> "Domain":
+        """The loaded domain with all its training samples in `train`, whether in the label budget or not."""
+        if torch.equal(self.pool.positions, self.datasets["train"].positions):
+            return self
+        other = copy(self)
+        other.datasets = self.datasets | {"train": self.pool}
+        other.sizes = self.sizes | {"train": len(self.pool)}
+        other.fingerprint = content_hash({"all samples of": self.fingerprint})
+        return other
+
     def load(self, preprocessing: Preprocessing) -> None:
         """Read, split and bring the images to the canvas; nothing is read again for the same preprocessing.
 
