@@ -176,7 +176,8 @@ def stage_cost(
             memories.append(trial.memory)
     if searching:  # in the phase that trains most, which takes longest for a step
         seconds += NUM_STEPS * slowest
-    scoring = inference * (domain.sizes["test"] + domain.sizes["val"])
+    scored = unlabelled or domain
+    scoring = inference * (scored.sizes["test"] + scored.sizes["val"])
     choosing = inference * num_choosing(training, network, domain)
     return Cost(name, seconds + scoring + choosing, memory=max(memories, key=lambda memory: memory.total, default=None))
 
@@ -195,8 +196,16 @@ def phase_work(
             pairs = max(pairs, num_batches(unlabelled, "train"))
         train = max(0 if training.source_free else train, limited(pairs, settings.get("limit_train_batches")))
     epochs = phase.max_epochs if phase.trained_names else 0
+    images = domain.sizes["val"] + (0 if training.source_free else num_views(training, domain, phase))
+    if unlabelled is not None:
+        images += num_views(training, unlabelled, phase)
+    return Work(epochs, train, val, images, solved)
+
+
+def num_views(training: Training, domain: Domain, phase: ResolvedPhase) -> int:
+    """Fixed views of the domain's training images, of which there are several where augmented ones are asked for."""
     views = max(1, training.augmented_views) if phase.augment and domain.augmentation is not None else 1
-    return Work(epochs, train, val, views * domain.sizes["train"] + domain.sizes["val"], solved)
+    return views * domain.sizes["train"]
 
 
 def num_recalibrated(network: Network, domain: Domain, phase: ResolvedPhase) -> float:

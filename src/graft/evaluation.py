@@ -14,6 +14,7 @@ from graft.features import FeatureCache, FeatureView, Inference, Prefix, batches
 from graft.models.network import Network
 
 BATCH_VALUES = 2**19  # a batch of fewer values, where samples are small, costs more in calls than in arithmetic
+ROWS_AT_ONCE = 2**14  # of features that go through mapping and head together
 
 
 def predict(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from graft import __version__
-from graft.batch import LabelledBatch
+from graft.batch import LabelledBatch, UnlabelledBatch
 from graft.data.augment import Augmentation
 from graft.data.datasets import BatchLoader, EpochSampler
 from graft.data.domain import Domain
@@ -134,6 +134,22 @@ def extract(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Tenso
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Splits of a domain whose outputs are wanted, under the evaluation view or several augmented ones of `train`."""
+
+    domain: Domain
+    splits: Sequence[str]
+    augmented_views: int = 0  # of train; 0: the evaluation view
+
+    def views(self, split: str) -> Sequence[int | None]:
+        """Numbers of the augmented views, or None alone for the evaluation view."""
+        return range(self.augmented_views) if self.augmented_views and split == "train" else [None]
+
+    def __len__(self) -> int:
+        return sum(self.domain.sizes[split] * len(self.views(split)) for split in self.splits)
+
+
+@dataclass(frozen=True)
 class FeatureCache:
     """Outputs of frozen prefixes in the store, at most `limit` bytes of them; those longest unused make room.
 
@@ -146,16 +162,19 @@ class FeatureCache:
     def get(
         self, prefix: Prefix, domain: Domain, splits: Sequence[str], how: Inference, augmented_views: int = 0
     ) -> Features | None:
+        """What `get_all` gives for one domain."""
+        found = self.get_all(prefix, [Samples(domain, splits, augmented_views)], how)
+        return None if found is None else found[0]
+
+    def get_all(self, prefix: Prefix, wanted: Sequence[Samples], how: Inference) -> list[Features] | None:
         """The prefix' outputs [n, ...] for all samples of each split, computed unless the store has them.
 
-        There is one entry for each augmented view of `train` where any is asked for, and one of the evaluation view
-        elsewhere. None where all of them together would exceed the limit.
+        There is one entry for each split and view. None where all of them together would exceed the limit.
         """
-        views = {split: range(augmented_views) if augmented_views and split == "train" else [None] for split in splits}
-        num_samples = sum(domain.sizes[split] * len(numbers) for split, numbers in views.items())
-        maker = _Maker(self, prefix, state_sha256(prefix.state()), domain, how, num_samples)
+        weights, num_samples = state_sha256(prefix.state()), sum(map(len, wanted))
+        makers = [_Maker(self, prefix, weights, samples, how, num_samples) for samples in wanted]
         try:
-            return {split: tuple(maker.make(split, view) for view in numbers) for split, numbers in views.items()}
+            return [maker.make_all() for maker in makers]
         except _ExceedsLimit:
             return None
 
@@ -171,11 +190,22 @@ class _Maker:
     cache: FeatureCache
     prefix: Prefix
     weights: str  # hash of the prefix' state
-    domain: Domain
+    samples: Samples
     how: Inference
-    num_samples: int  # of all entries
+    num_samples: int  # of these and of those to be kept beside them
+
+    @property
+    def domain(self) -> Domain:
+        """What the samples are of."""
+        return self.samples.domain
+
+    def make_all(self) -> Features:
+        """The outputs of every split and view."""
+        splits = self.samples.splits
+        return {split: tuple(self.make(split, view) for view in self.samples.views(split)) for split in splits}
 
     def make(self, split: str, view: int | None) -> Tensor:
+        """The outputs of one."""
         key = features_key(self.prefix, self.weights, self.domain, split, self.how, view)
         with self.cache.store.held(KIND, key, lambda folder: self._fill(folder, split, view)) as folder:
             return mapped(folder)
@@ -245,6 +275,10 @@ class FeatureView:
         """The batch itself."""
         return batch
 
+    def unmixed(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The features [n, ...] themselves."""
+        return x
+
     def evaluate(self, x: Tensor) -> Tensor:
         """The features [n, ...] themselves."""
         return x
@@ -265,6 +299,20 @@ class FeatureDataset(Dataset[LabelledBatch]):
         return LabelledBatch(self.x[view][index], self.y[index], index)
 
 
+@dataclass(frozen=True)
+class UnlabelledFeatures(Dataset[UnlabelledBatch]):
+    """Rows of cached features whose labels are not here to be looked at; indexed as `FeatureDataset` is."""
+
+    x: tuple[Tensor, ...]  # [n, ...] for each view
+
+    def __len__(self) -> int:
+        return len(self.x[0])
+
+    def __getitem__(self, rows: np.ndarray) -> UnlabelledBatch:
+        view, index = int(rows[0]) // len(self), torch.from_numpy(rows % len(self))
+        return UnlabelledBatch(self.x[view][index], index)
+
+
 class ViewSampler(EpochSampler):
     """One view after the other, a view an epoch."""
 
@@ -282,7 +330,7 @@ def feature_loader(x: Tensor, y: Tensor, batch_size: int) -> BatchLoader:
 
 
 class FeatureDomain(LightningDataModule):
-    """The train and val splits of a domain as a frozen prefix leaves them.
+    """Splits of a domain as a frozen prefix leaves them.
 
     It serves the same samples in the same order as the domain it was made from, each epoch those of one view.
     """
@@ -290,6 +338,7 @@ class FeatureDomain(LightningDataModule):
     def __init__(self, domain: Domain, features: Features, cut: int) -> None:
         super().__init__()
         self.view = FeatureView()
+        self.partly_labelled = False  # a domain with few labels is adapted to from its images
         self.cut = cut  # layer groups of the backbone that lie behind
         self.batch_size = domain.batch_size
         self.groups = domain.groups(domain.datasets["train"])
@@ -302,14 +351,17 @@ class FeatureDomain(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled as the domain itself would be."""
-        return self._loader("train", shuffle=True)
+        return self._loader(self.datasets["train"], shuffle=True)
+
+    def unlabelled_loader(self, split: str) -> BatchLoader:
+        """The features of a split alone, shuffled as the domain itself would be."""
+        return self._loader(UnlabelledFeatures(self.datasets[split].x), shuffle=True)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """In order; nothing where the domain holds no val split."""
-        return self._loader("val", shuffle=False) if "val" in self.datasets else []
+        return self._loader(self.datasets["val"], shuffle=False) if "val" in self.datasets else []
 
-    def _loader(self, split: str, shuffle: bool) -> BatchLoader:
-        dataset = self.datasets[split]
+    def _loader(self, dataset: FeatureDataset | UnlabelledFeatures, shuffle: bool) -> BatchLoader:
         ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer and shuffle else (0, 1)
         sampler = ViewSampler(len(dataset), self.batch_size, self.seed, self.first_epoch, shuffle, *ranks)
         sampler.num_views = len(dataset.x)

@@ -55,7 +55,7 @@ from graft.records.record import RECORD, end_record, load_record, start_record, 
 from graft.records.store import Store
 from graft.regularisers.base import Origin
 from graft.reports.rules import rules_of
-from graft.stage import Fitted, Stage, fit_stage, num_trained, snapshot
+from graft.stage import MEMORY_FORMATS, Fitted, Stage, fit_stage, num_trained, snapshot
 from graft.strategies.engine import uses_data_statistics
 from graft.strategies.plan import plan_table
 from graft.strategies.written import written_out
@@ -418,9 +418,11 @@ def baseline(experiment: Experiment, name: str, store: Store, folder: Path) -> O
 def source_only(experiment: Experiment, start: Start) -> Outcome:
     """What the source stage's network gets right on the target as it is: the baseline of adaptation."""
     network = starting_network(experiment, start, None)
+    network.to(memory_format=MEMORY_FORMATS[experiment.transfer.memory_format])
     state = snapshot(network)
-    fitted, device = Fitted(state, state, [], 0, 0.0), experiment.transfer.device
-    outcome = score(fitted, network, experiment.target, device, feature_cache(experiment))
+    fitted, cache = Fitted(state, state, [], 0, 0.0), feature_cache(experiment)
+    training = experiment.transfer
+    outcome = score(fitted, network, experiment.target, training.device, cache, training.memory_format)
     say(SOURCE_ONLY, experiment.target, selected(outcome, experiment)["accuracy"], 0.0)
     return outcome
 

@@ -41,7 +41,7 @@ from graft.epoch_loop import use_epoch_loop
 from graft.errors import UserError
 from graft.evaluation import evaluate
 from graft.experiment import Training
-from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, extract
+from graft.features import FeatureCache, FeatureDomain, Inference, Prefix, Samples, extract
 from graft.gradients import relative_gradient_norms
 from graft.models.adapters.base import companion_of
 from graft.models.network import Network
@@ -359,7 +359,7 @@ def phase_module(
     if isinstance(data, PairedData):
         assert isinstance(module, AdaptationModule)
         module.target_view = data.target.view
-    module.cut = data.cut if isinstance(data, FeatureDomain) else 0
+    module.cut = cut_of(data)
     module.stage_epochs = phases[-1].first_epoch + phases[-1].max_epochs
     return module, data
 
@@ -475,31 +475,65 @@ def stage_inference(stage: Stage, network: Network) -> Inference:
 
 
 def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Inference) -> Data:
-    """The domain itself, or paired with the one that it adapts to; or what a frozen prefix makes of it.
-
-    A prefix of the backbone is run beforehand where the views are fixed.
+    """The domain itself, or paired with the one that it adapts to; or what a frozen prefix makes of them.
 
     Raises:
         UserError: the fixed augmented views that were asked for exceed the cache's limit.
     """
-    if stage.unlabelled is not None:
-        return PairedData(stage.domain, stage.unlabelled, stage.training.source_free)
-    random_views = phase.augment and stage.domain.augmentation is not None
-    num_views = stage.training.augmented_views if random_views else 0
-    if stage.cache is None or (random_views and not num_views):
-        return stage.domain
+    source_free, target = stage.training.source_free, stage.unlabelled
+    if target is not None and target.partly_labelled:
+        return PairedData(stage.domain, target, source_free)
+    wanted: list[tuple[Domain, Sequence[str]]] = [(stage.domain, ("val",) if source_free else ("train", "val"))]
+    if target is not None:
+        wanted.append((target, ("train",)))
+    sides: Sequence[Domain | FeatureDomain] = kept_features(stage, network, phase, how, wanted)
+    if not sides:
+        sides = [domain for domain, _ in wanted]
+    return sides[0] if target is None else PairedData(sides[0], sides[1], source_free)
+
+
+def kept_features(
+    stage: Stage,
+    network: Network,
+    phase: ResolvedPhase,
+    how: Inference,
+    wanted: Sequence[tuple[Domain, Sequence[str]]],
+) -> Sequence[FeatureDomain]:
+    """What the prefix of the backbone that the phase freezes makes of splits of each domain, run beforehand.
+
+    Nothing where there is no such prefix, where a domain's views are drawn in every step, and where all of it exceeds
+    the cache's limit.
+
+    Raises:
+        UserError: the fixed augmented views that were asked for exceed it.
+    """
+    num_views = stage.training.augmented_views
+    drawn = [phase.augment and domain.augmentation is not None and "train" in splits for domain, splits in wanted]
+    if stage.cache is None or (any(drawn) and not num_views):
+        return []
     frozen = frozen_prefix(network, phase)
     prefix = Prefix(network.backbone, max(cut for cut in network.backbone.cut_points() if cut <= frozen))
     if prefix.cut == 0:
-        return stage.domain
-    splits = [split for split in ("train", "val") if stage.domain.sizes[split]]
-    features = stage.cache.get(prefix, stage.domain, splits, how, num_views)
-    if features is None and num_views:
+        return []
+    samples = [
+        Samples(domain, [split for split in splits if domain.sizes[split]], num_views if augments else 0)
+        for (domain, splits), augments in zip(wanted, drawn, strict=True)
+    ]
+    found = stage.cache.get_all(prefix, samples, how)
+    if found is not None:
+        return [FeatureDomain(one.domain, features, prefix.cut) for one, features in zip(samples, found, strict=True)]
+    if any(drawn):
         raise UserError(
             f"features.augmented_views={num_views}: what phase {phase.name!r} makes of so many views exceeds "
             "features.cache_limit_gib; raise that limit, or ask for fewer views"
         )
-    return stage.domain if features is None else FeatureDomain(stage.domain, features, prefix.cut)
+    return []
+
+
+def cut_of(data: Data) -> int:
+    """How many layer groups of the backbone the data have been through."""
+    one = data.source if isinstance(data, PairedData) else data
+    return one.cut if isinstance(one, FeatureDomain) else 0
 
 
 def moved_prefix(network: Network, phases: tuple[ResolvedPhase, ...], index: int) -> bool:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from graft.data.datasets import LabelledImages
 from graft.data.domain import Domain
-from graft.features import FeatureDomain
 from graft.models.network import Network
-from graft.stage import MEMORY_FORMATS, Position, Stage, begin_regularisation, fit_phase, snapshot
+from graft.stage import MEMORY_FORMATS, Position, Stage, begin_regularisation, cut_of, fit_phase, snapshot
 from graft.strategies.engine import apply_phase
 from graft.strategies.phases import ResolvedPhase
 
@@ -199,7 +198,7 @@ class Watch(Callback):
         states = trainer.optimizers[0].state.values()
         self.slots = num_bytes(slot for state in states for slot in state.values() if isinstance(slot, Tensor))
         self.epochs.append(time.monotonic() - self.epoch_began)
-        self.from_features = isinstance(trainer.datamodule, FeatureDomain)  # type: ignore[attr-defined]
+        self.from_features = cut_of(trainer.datamodule) > 0  # type: ignore[attr-defined]
 
     def times(self, inference: float) -> Times:
         """What the second epoch took; the first warmed up."""

@@ -105,14 +105,13 @@ def test_its_loss_is_a_finite_number(name: str, fitted: Callable[[str], Fitted])
 REFUSED = [
     ("source=none backbone.weights=DEFAULT backbone=resnet18", "source with labels"),
     ("strategy=scratch", "random weights"),
-    ("mapping=affine", "mapping=identity"),
+    ("mapping=alignment", "mapping=identity"),
     ("head=ridge", "solved from labels"),
     ("baselines=[fine_tune]", "baselines=null"),
     ("target.balanced=true", "cannot be balanced"),
     ("target.augmentation.mixup=0.2", "mixup=0"),
     ("optimizer.lr=auto", "a number"),
     ("target.batch_size=auto", "a number"),
-    ("features.augmented_views=2", "augmented_views=0"),
     ("after=temperature", "by the target's labels"),
     ("regulariser=sam", "labelled target"),
 ]
@@ -122,3 +121,30 @@ REFUSED = [
 def test_is_refused_beside_what_it_does_not_go_with(words: str, reason: str, loader: ConfigLoader) -> None:
     errors = validate(compose(loader, ["adaptation=coral", *ADAPTS, *words.split()]))
     assert any(error.startswith("adaptation=coral: ") and reason in error for error in errors), errors
+
+
+FIXED_VIEWS = "features.augmented_views=2"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("adaptation=fixmatch", "adaptation=fixmatch: it compares two views in a step, and fixed views come one an"),
+        ("adaptation=coral source.augmentation.cutmix=1", "set source.augmentation.cutmix=0"),
+        ("adaptation=adda strategy=gradual_unfreeze", None),
+        ("adaptation=coral strategy=linear_probe mapping=affine", None),
+        ("adaptation=dann strategy=linear_probe mapping=low_rank", None),
+        ("adaptation=shot", None),
+        ("adaptation=coral target.labels_per_class=3", "a target with few labels is adapted to from its images"),
+    ],
+)
+def test_fixed_augmented_views_go_with_methods_of_one_view(
+    words: str, reason: str | None, loader: ConfigLoader
+) -> None:
+    errors = validate(compose(loader, [*ADAPTS, FIXED_VIEWS, *words.split()]))
+    assert (errors == []) if reason is None else any(reason in error for error in errors), errors
+
+
+def test_features_that_nothing_trains_cannot_be_adapted(loader: ConfigLoader) -> None:
+    errors = validate(compose(loader, ["adaptation=coral", *ADAPTS, "strategy=linear_probe"]))
+    assert errors == ["adaptation=coral: it acts on the features, and this strategy trains only the head"]

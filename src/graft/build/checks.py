@@ -120,12 +120,13 @@ def check_label_space(config: Config) -> Iterator[str]:
 def _against_adaptation(config: Config) -> Iterator[str]:
     """What else in a configuration adaptation does not go with."""
     source, target, strategy = config["source"], config["target"], config["strategy"]
+    methods = config["adaptation"].values()
     if source["_target_"] is None:
         yield "it needs a source with labels, and there is none with source=none"
     if strategy["initialize"] == "scratch":
         yield f"it goes on from the source's network, and strategy={strategy['name']} begins with random weights"
-    if not config["mapping"]["_target_"].endswith(".IdentityMapping"):
-        yield "it takes over the source's head, which knows no mapping; use mapping=identity"
+    if hasattr(locate(config["mapping"]["_target_"]), "solve"):
+        yield "it learns the mapping by steps, and this one is solved; use mapping=identity, affine or low_rank"
     if hasattr(locate(config["head"]["_target_"]), "solve"):
         yield "it trains the head by steps, and this one is solved from labels; use head=linear"
     if config["baselines"]:
@@ -139,15 +140,21 @@ def _against_adaptation(config: Config) -> Iterator[str]:
         yield "the range test looks at one labelled domain; give optimizer.lr a number"
     if target.get("batch_size") == "auto":
         yield "the search looks at one labelled domain; give target.batch_size a number"
-    if config["features"]["augmented_views"]:
-        yield "features are computed anew in every step; set features.augmented_views=0"
+    if config["features"]["augmented_views"] and any("second_view" in needs_of(node) for node in methods):
+        yield "it compares two views in a step, and fixed views come one an epoch; set features.augmented_views=0"
+    if config["features"]["augmented_views"] and any(target.get(key) for key in ("labels_per_class", "fraction")):
+        yield "a target with few labels is adapted to from its images; set features.augmented_views=0"
     for name, node in config["after"].items():
         if getattr(locate(node["_target_"]), "needs_val", False):
             yield f"after.{name} chooses by the target's labels; leave it out"
     for name, node in config["regulariser"].items():
-        needs: frozenset[Need] = getattr(locate(node["_target_"]), "needs", frozenset())
-        if needs & {"second_view", "single_pass", "source_head"}:
+        if needs_of(node) & {"second_view", "single_pass", "source_head"}:
             yield f"regulariser={name} is made for a labelled target; leave it out"
+
+
+def needs_of(node: Config) -> frozenset[Need]:
+    """What a regulariser or a method of adaptation needs; nothing where it is neither."""
+    return getattr(locate(node["_target_"]), "needs", frozenset())
 
 
 def check_rates(config: Config) -> Iterator[str]:
@@ -174,11 +181,17 @@ def check_features(config: Config) -> Iterator[str]:
         yield f"features.augmented_views={num_views}; expected 0 (random views) or more"
     if num_views > 0 and limit == 0:
         yield f"features.augmented_views={num_views}: these are kept, but features.cache_limit_gib=0 keeps none"
-    mixing = [name for name in ("mixup", "cutmix") if (config["target"].get("augmentation") or {}).get(name)]
+    domains = ("source", "target") if config["adaptation"] else ("target",)
+    parts = [(domain, name) for domain in domains for name in ("mixup", "cutmix")]
+    mixing = [
+        f"{domain}.augmentation.{name}"
+        for domain, name in parts
+        if (config[domain].get("augmentation") or {}).get(name)
+    ]
     if num_views > 0 and mixing:
         yield (
             f"features.augmented_views={num_views}: a fixed view is one image's own; "
-            f"set target.augmentation.{mixing[0]}=0, or ask for random views (0)"
+            f"set {mixing[0]}=0, or ask for random views (0)"
         )
 
 
@@ -409,22 +422,22 @@ def _unfit_regularisers(config: Config, network: Network) -> Iterator[str]:
         phases = make_strategy(config["strategy"]).resolve(network, config["trainer"]["max_epochs"])
     except UserError:  # said where the strategies are tried
         return
-    for name, method in make_regularisers(config["adaptation"]).items():
+    methods = {
+        f"{group}={name}": method
+        for group in ("adaptation", "regulariser")
+        for name, method in make_regularisers(config[group]).items()
+    }
+    for said, method in methods.items():
         try:
             method.check(network, phases)
         except UserError as error:
-            yield f"adaptation={name}: {error}"
-    for name, regulariser in make_regularisers(config["regulariser"]).items():
-        try:
-            regulariser.check(network, phases)
-        except UserError as error:
-            yield f"regulariser={name}: {error}"
+            yield f"{said}: {error}"
             continue
-        if config["features"]["augmented_views"] and "starting_network" in regulariser.needs:
+        if config["features"]["augmented_views"] and "starting_network" in method.needs:
             moved = [phase.name for phase in phases if phase.augment and moved_prefix(network, phases, phase.index)]
             if moved:
                 yield (
-                    f"regulariser={name}: phase {moved[0]!r} freezes what was changed before it, so that the starting "
+                    f"{said}: phase {moved[0]!r} freezes what was changed before it, so that the starting "
                     "network must see its images; set features.augmented_views=0"
                 )
 
@@ -482,7 +495,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_label_space, ("label_space", "unknown", "adaptation")),
     (check_rates, ("optimizer", "pretrain")),
     (check_name, ("name",)),
-    (check_features, ("features", "target")),
+    (check_features, ("features", "source", "target", "adaptation")),
     (check_analysis, ("analysis",)),
     (check_feature_plots, ("analysis", "source", "adaptation")),
     (check_adapter, ("adapter", "strategy", "memory_format", "after", "optimizer", "precision")),

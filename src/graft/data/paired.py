@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -10,8 +10,27 @@ from torch.utils.data import DataLoader, Sampler
 
 from graft.batch import PairedBatch
 from graft.data.datasets import EpochSampler
-from graft.data.domain import Domain
 from graft.seeds import stable_seed
+
+
+class Side(Protocol):
+    """One of the two domains, or what a frozen prefix of the backbone makes of it."""
+
+    trainer: Any
+    view: Any
+    partly_labelled: bool
+
+    def begin(self, seed: int, first_epoch: int, augment: bool = ...) -> None:
+        """Set the order and the views of the fit that follows."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The shuffled training samples with their labels."""
+
+    def unlabelled_loader(self, split: str) -> DataLoader[Any]:
+        """Those without, shuffled."""
+
+    def val_dataloader(self) -> Any:
+        """The validation samples in order."""
 
 
 class PairedData(LightningDataModule):
@@ -22,11 +41,11 @@ class PairedData(LightningDataModule):
     order each time. Validation samples are the source's: the target has no labels to spare for it.
 
     Args:
-        source, target: loaded, each with a batch size of its own.
+        source, target: loaded, each with a batch size of its own; both images, or both features of one prefix.
         source_free: leave out the source's images.
     """
 
-    def __init__(self, source: Domain, target: Domain, source_free: bool) -> None:
+    def __init__(self, source: Side, target: Side, source_free: bool) -> None:
         super().__init__()
         self.source, self.target, self.source_free = source, target, source_free
 
@@ -47,7 +66,7 @@ class PairedData(LightningDataModule):
         labelled = self.target.train_dataloader() if self.target.partly_labelled else None
         return PairedLoader(source, self.target.unlabelled_loader("train"), labelled)
 
-    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+    def val_dataloader(self) -> Any:
         """The source's validation samples."""
         return self.source.val_dataloader()
 
