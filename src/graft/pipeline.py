@@ -99,8 +99,7 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     )
     record |= without_nan(described | {"transferred": transferred, "after": after})
     if experiment.adapts:
-        networks = {"transfer": network, SOURCE_ONLY: starting_network(experiment, start, None)}
-        record["label_space"] = describe_label_space(experiment, networks)
+        record["label_space"] = describe_label_space(experiment, start, network)
     record["adapter"] = describe_adapter(network, outcome.trainable_parameters)
     record["cost"]["search_seconds"] += sum(found["seconds"] for found in record["batch_sizes"].values())
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
@@ -219,17 +218,17 @@ def label_space_warnings(experiment: Experiment) -> list[str]:
     ]
 
 
-def describe_label_space(experiment: Experiment, networks: dict[str, Network]) -> dict[str, Any]:
-    """How the classes of both domains relate, by name; for an open target, the open-set scores of each network."""
+def describe_label_space(experiment: Experiment, start: Start, network: Network) -> dict[str, Any]:
+    """How the classes of both domains relate, by name; for an open target, open-set scores of this and before."""
     space, target, unknown = experiment.target.label_space, experiment.target, experiment.config["unknown"]
     assert space is not None
     described = asdict(space) | {"warnings": label_space_warnings(experiment)}
     if not target.sizes.get(UNKNOWN):
         return described
     scores = {}
-    for name, network in networks.items():
+    for name, scored in (("transfer", network), (SOURCE_ONLY, starting_network(experiment, start, None))):
         known, others = (
-            predict(network, evaluation_loader(target, split), target.view, experiment.transfer.device)
+            predict(scored, evaluation_loader(target, split), target.view, experiment.transfer.device)
             for split in ("test", UNKNOWN)
         )
         scores[name] = open_set_scores(known, others[0], unknown["confidence"], unknown["threshold"])

@@ -48,3 +48,13 @@ def test_own_folder_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "my_conf").mkdir()
     with pytest.raises(UserError, match=r"did you mean .*my_conf"), hydra_application(tmp_path / "my_cnf"):
         pass
+
+
+def test_domains_joined_by_plus_are_the_parts_of_one(loader: ConfigLoader) -> None:
+    config = compose(loader, ["source=digits+glyphs+glyphs", "source.parts.glyphs_2.seed=1", "source.batch_size=48"])
+    source = config["source"]
+    assert source["name"] == "digits+glyphs+glyphs_2"
+    assert list(source["parts"]) == ["digits", "glyphs", "glyphs_2"]
+    assert [source["parts"][name]["reader"]["seed"] for name in ("glyphs", "glyphs_2")] == [0, 1]
+    assert {part["batch_size"] for part in source["parts"].values()} == {48}
+    assert source["parts"]["digits"]["labels_per_class"] == 10

@@ -48,6 +48,14 @@ def test_identity_is_what_is_computed_not_where(tmp_path: Path) -> None:
     assert run_identity(CONFIG) != run_identity(CONFIG | {"seed": 1})
 
 
+def test_where_images_are_cached_is_no_part_of_the_identity_of_several_sources() -> None:
+    def identity(**part: object) -> str:
+        return run_identity(CONFIG | {"source": {"parts": {"first": {"cache": "here", "seed": 0} | part}}})
+
+    assert identity(cache="there") == identity()
+    assert identity(seed=1) != identity()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}'])
 def test_what_is_not_a_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "record.json").write_text(text)

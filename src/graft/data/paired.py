@@ -87,7 +87,8 @@ class PairedLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[PairedBatch]:  # type: ignore[override]
         num = len(self)
-        yield from map(PairedBatch, *(cycled(loader, num) if loader else repeat(None, num) for loader in self.loaders))
+        batches = (repeat(None, num) if loader is None else cycled(loader, num) for loader in self.loaders)
+        yield from map(PairedBatch, *batches)
 
 
 class _Together(Sampler[Any]):
