@@ -84,7 +84,10 @@ def network() -> Network:
 
 
 def method(name: str, **settings: Any) -> Online:
-    return build(load("after", name)[name] | {"seed": 3, "batch_size": 11} | settings)
+    node = load("after", name)[name]
+    if "augmentation" in node:
+        settings = {"augmentation": build(node["augmentation"])} | settings
+    return build(node | {"seed": 3, "batch_size": 11} | settings)
 
 
 def predicted(method: Online, domain: Domain, network: Network, folder: Path) -> Tensor:
@@ -196,7 +199,7 @@ def test_t3a(domain: Domain, network: Network, tmp_path: Path, num_supports: int
     for x in batches(domain):
         features, logits = forward(weights, x, (buffers["running_mean"], buffers["running_var"]))
         for z, row in zip(features, logits, strict=True):
-            supports[int(row.argmax())].append((float(entropy(row[None])), z / z.norm()))
+            supports[int(row.argmax())].append((float(entropy(row[None])), z / z.norm().clamp(min=1e-12)))
         for label, pairs in supports.items():
             supports[label] = sorted(pairs, key=lambda pair: pair[0])[:num_supports]
         sums = torch.stack([torch.stack([z for _, z in supports[label]]).sum(dim=0) for label in range(3)])
