@@ -98,6 +98,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     "words",
     [["--help"], ["--version"], ["ls"], ["ls", "target"], ["show", "strategy/lp_ft"], ["plan", "--help"],
      ["rank", "--help"], ["rank", "--scores", "logmee"], ["soup", "--help"], ["soup", "nowhere"], ["sead=1"],
+     ["predict", "--help"], ["predict", "nowhere", "."], ["evaluate", "--help"], ["export", "--help"],
      ["-sc", "install=bash"], ["--cfg", "job"]],
     ids=" ".join,
 )  # fmt: skip

@@ -59,6 +59,9 @@ def test_a_sweep_becomes_soups(images: Path, capsys: pytest.CaptureFixture[str])
     assert main(["report", "outputs"]) == 0
     report = capsys.readouterr().out
     assert all(kind in report for kind in ("soup", "uniform", "greedy"))
+    np.savez("new.npz", x=np.load("target.npz")["x_test"])
+    assert main(["predict", str(kinds["greedy"]), "new.npz"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 31
     words = ["source=none", f"backbone.weights={kinds['uniform']}", "strategy=linear_probe"]
     assert main([*TINY, *DATA[:3], *words]) == 0
 

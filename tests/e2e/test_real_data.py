@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
+from PIL import Image, ImageOps
 from processes import Graft
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
@@ -26,6 +30,39 @@ def test_ants_and_bees_by_a_linear_probe(graft: Graft, tmp_path: Path, shared: P
     assert done.returncode == 0, done.stderr
     assert record(tmp_path)["metrics"]["target/test/accuracy"] >= 0.93
     assert sum(map(sum, record(tmp_path)["classes"]["confusion"])) == 153
+
+
+def test_exported_networks_of_ants_and_bees_predict_as_graft_does(graft: Graft, tmp_path: Path, shared: Path) -> None:
+    photos = shared / "data" / "hymenoptera"
+    assert graft(*PROBE, "target=image_folder", f"target.path={photos}", *mobilenet(shared)).returncode == 0
+    done = graft("predict", "outputs/latest", str(photos / "val"), "--format", "json")
+    assert done.returncode == 0, done.stderr
+    predicted = [json.loads(line) for line in done.stdout.splitlines()]
+    for kind in ("onnx", "torch_export"):
+        done = graft("export", "outputs/latest", "--format", kind)
+        assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "latest" / "export"
+    described = json.loads((folder / "model.json").read_text())
+    images = np.stack([pixels_by_pillow(Path(row["path"]), described) for row in predicted])
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    program = torch.export.load(folder / "model.pt2").module()
+    with torch.no_grad():
+        outputs = (session.run(["logits"], {"images": images})[0], program(torch.from_numpy(images))[0].numpy())
+    for logits in outputs:
+        assert [described["classes"][index] for index in logits.argmax(1)] == [row["class"] for row in predicted]
+    assert len(predicted) == 153
+    right = sum(row["class"] == Path(row["path"]).parent.name for row in predicted)
+    assert right / 153 == record(tmp_path)["metrics"]["target/test/accuracy"]
+
+
+def pixels_by_pillow(path: Path, described: dict[str, Any]) -> np.ndarray:
+    """uint8 [c, size, size]: an image as the JSON file beside an exported network wants it, by Pillow alone."""
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    canvas, size = described["before"][2]["to"], described["input"]["shape"][2]
+    shorter = min(image.size)
+    image = image.resize(tuple(int(canvas * edge / shorter) for edge in image.size), Image.Resampling.BILINEAR)
+    left, top = (round((edge - canvas) / 2) + round((canvas - size) / 2) for edge in image.size)
+    return np.asarray(image.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
 
 
 def test_two_domains_of_office_caltech(graft: Graft, tmp_path: Path, shared: Path) -> None:

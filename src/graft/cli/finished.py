@@ -25,7 +25,7 @@ def finished_run(folder: Path) -> tuple[Path, dict[str, Any]]:
     if not (folder / RECORD).is_file():
         inside = sorted(path.parent for path in folder.glob(f"*/{RECORD}"))
         if inside:
-            what = "a sweep" if (folder / SWEEP).exists() else "a folder with several runs"
+            what = "a sweep" if (folder / SWEEP).exists() else "a folder with runs"
             raise UserError(f"{folder}: {what}; expected the folder of one run, such as {inside[0]}")
         raise UserError(f"{folder}: not the folder of a run; expected {RECORD} in it")
     record = load_record(folder)

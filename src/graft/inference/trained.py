@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graft.after.temperature import LIMIT
 from graft.data.preprocessing import Preprocessing
 from graft.data.view import View
 from graft.errors import UserError
@@ -90,8 +91,17 @@ def open_trained(blueprint: Blueprint, folder: Path, record: dict[str, Any]) -> 
         raise UserError(f"{folder / NETWORK_FILE}: does not fit the network of the record: {reason} ...") from error
     if record.get("numerics", {}).get("memory_format") == "channels_last":
         network.to(memory_format=torch.channels_last)
-    temperature = record.get("after", {}).get("temperature", {}).get("temperature")
-    return Trained(network.eval(), View(preprocessing, None, len(class_names)), class_names, temperature)
+    return Trained(network.eval(), View(preprocessing, None, len(class_names)), class_names, temperature_of(record))
+
+
+def temperature_of(record: dict[str, Any]) -> float | None:
+    """The temperature that the run found; None where it sought none, or where its val images leave it open.
+
+    Where all of them are classified rightly, the search ends at its limit: taken for a temperature, that would make
+    every probability 0 or 1.
+    """
+    found: float | None = record.get("after", {}).get("temperature", {}).get("temperature")
+    return None if found is None or not 1 / LIMIT < found < LIMIT else found
 
 
 def choose_device(name: str) -> torch.device:

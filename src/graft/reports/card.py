@@ -70,10 +70,10 @@ def model_card(record: Record, described: Mapping[str, Any]) -> str:
         f"{record['environment']['graft']} (run {record['id']}, {str(record['finished'])[:10]}).",
         *section("Use", use(described)),
         *section("Training", training(record)),
-        *section("Results", results(record)),
+        *section("Results", results(record, described["temperature"])),
         *classes(record),
         *section("Licence", ["Unknown: that of the weights and data it was made from decides, and is not recorded."]),
-        *section("Limits", limits(record)),
+        *section("Limits", limits(record, described["temperature"])),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -127,7 +127,7 @@ def training(record: Record) -> list[str]:
     return [*lines, f"Fingerprint of data and splits: `{record['fingerprints']['target_data']}`."]
 
 
-def results(record: Record) -> list[str]:
+def results(record: Record, temperature: float | None) -> list[str]:
     """How good it is, against what, and how far its probabilities can be believed."""
     metrics, transfer = record["metrics"], record["transfer"]
     lines = [f"Accuracy: {percent(metrics[ACCURACY])} on {num_test_images(record)} test images of {record['target']}."]
@@ -138,9 +138,9 @@ def results(record: Record) -> list[str]:
     else:
         lines.append("Gain: not measured, the run had no baseline.")
     lines.append(f"Calibration error of the logits as they are: {percent(metrics['target/test/calibration_error'])}.")
-    if found := record.get("after", {}).get("temperature"):
-        error = found["metrics"]["target/test/calibration_error"]
-        lines.append(f"Calibration error at the temperature {found['temperature']:.4g}: {percent(error)}.")
+    if temperature is not None:
+        error = record["after"]["temperature"]["metrics"]["target/test/calibration_error"]
+        lines.append(f"Calibration error at the temperature {temperature:.4g}: {percent(error)}.")
     return lines
 
 
@@ -164,7 +164,7 @@ def num_test_images(record: Record) -> int:
     return sum(map(sum, record["classes"]["confusion"]))
 
 
-def limits(record: Record) -> list[str]:
+def limits(record: Record, temperature: float | None) -> list[str]:
     """What the network must not be taken for."""
     lines = [
         "It knows these classes only: an image of anything else is given one of them.",
@@ -178,6 +178,6 @@ def limits(record: Record) -> list[str]:
         lines.append(f"Below {percent(WEAK)} on: {', '.join(weak)}.")
     if record["transfer"].get("negative"):
         lines.append(f"Transfer hurt: it is below its {record['transfer']['baseline']} baseline.")
-    if "temperature" not in record.get("after", {}):
-        lines.append("Its probabilities are not calibrated (`after=temperature` would find a temperature).")
+    if temperature is None:
+        lines.append("Its probabilities are not calibrated (`after=temperature` seeks a temperature on val images).")
     return lines

@@ -51,6 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     trained = open_run(folder, record).to(choose_device(options.device))
     if trained.temperature is not None:
         say(f"probabilities are calibrated by the run's temperature, {trained.temperature:.4g}")
+    elif "temperature" in record.get("after", {}):
+        say("probabilities are not calibrated: the run's val images leave the temperature open")
     batch_size = options.batch_size or usual_batch_size(trained.preprocessing)
     trouble, count = Trouble(), 0
     with output(options.output) as file:
@@ -137,7 +139,7 @@ def output(path: Path | None) -> Iterator[IO[str]]:
     if path.is_dir():
         raise UserError(f"--output {path}: a folder; expected the name of a file")
     with atomic_file(path) as file:
-        text = TextIOWrapper(file, encoding="utf-8", newline="")  # type: ignore[type-var]
+        text = TextIOWrapper(file, encoding="utf-8", newline="")
         yield text
         text.flush()
         text.detach()  # the file is closed by whoever opened it
