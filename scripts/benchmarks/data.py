@@ -10,6 +10,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -64,9 +65,9 @@ def cifar_input(quick: bool) -> dict[str, float]:
 def folder_input(quick: bool) -> dict[str, float]:
     """Images/s of a folder of JPEGs, shorter edge 256: resized crops of 224, mirrored, normalised, in batches of 64."""
     num, repeats = (400, 3) if quick else (2000, 5)
+    folder = Path(photographs(num).name)
     with TemporaryDirectory() as name:
-        folder, cache = Path(name) / "images", Path(name) / "cache"
-        write_photographs(folder, num)
+        cache = Path(name)
         peers = {
             "torchvision, Pillow": peer_loader(TorchvisionFolder(folder, pillow_transforms()), batch_size=64),
             "torchvision, decode_image": peer_loader(
@@ -203,6 +204,14 @@ def tensor_transforms() -> Callable[[Tensor], Tensor]:
 
 def decode(path: str) -> Tensor:
     return decode_image(read_file(path), ImageReadMode.RGB)
+
+
+@cache
+def photographs(num: int) -> TemporaryDirectory[str]:
+    """A folder of so many JPEGs, there until the process ends."""
+    folder = TemporaryDirectory()
+    write_photographs(Path(folder.name), num)
+    return folder
 
 
 def write_photographs(folder: Path, num: int) -> None:

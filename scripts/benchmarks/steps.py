@@ -138,12 +138,12 @@ def prepare(backbone: type[Toy] | type[Cnn], num_steps: int, folder: Path) -> Re
 
 def prepare_toy(quick: bool, folder: Path) -> Repetition:
     """Epochs of a thousand steps, so that what happens once an epoch weighs as it does in earnest."""
-    return prepare(Toy, 300 if quick else 1000, folder)
+    return prepare(Toy, 200 if quick else 1000, folder)
 
 
 def prepare_cnn(quick: bool, folder: Path) -> Repetition:
     """The network of the default experiment."""
-    return prepare(Cnn, 100 if quick else 200, folder)
+    return prepare(Cnn, 50 if quick else 200, folder)
 
 
 ROWS = (

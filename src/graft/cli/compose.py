@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from graft.cli.loader import RememberingLoader
@@ -76,7 +77,16 @@ def compose(loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Any]:
         UserError: with a line for each override that cannot be used.
     """
     overrides = requote(loader, overrides)
-    return job_config(loader, overrides, lambda: _load(loader, overrides, RunMode.RUN))
+    return job_config(loader, overrides, lambda: task_of(_load(loader, overrides, RunMode.RUN)))
+
+
+def task_of(composed: DictConfig) -> DictConfig:
+    """A configuration that nobody else looks at, which loses Hydra's own part; a copy without it costs as much again
+    as composing.
+    """
+    with read_write(composed), open_dict(composed):
+        del composed["hydra"]
+    return composed
 
 
 def job_config(loader: ConfigLoader, overrides: Sequence[str], composed: Callable[[], DictConfig]) -> dict[str, Any]:
@@ -187,7 +197,9 @@ def plain_config(composed: DictConfig, loader: ConfigLoader) -> dict[str, Any]:
     Raises:
         UserError: an interpolation that leads nowhere, or a baseline that is not a strategy.
     """
-    plain = _resolved(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
+    if "hydra" in composed:
+        composed = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    plain = _resolved(composed)
     plain |= {group: {} for group in SEVERAL if group not in plain}
     if plain.get("baselines") is None:
         plain["baselines"] = [] if plain["adaptation"] else ["scratch"]
@@ -200,12 +212,15 @@ def plain_config(composed: DictConfig, loader: ConfigLoader) -> dict[str, Any]:
 
 def _resolved(composed: DictConfig) -> dict[str, Any]:
     register_resolvers()
+    own = composed
     while True:
         try:
-            config = OmegaConf.to_container(composed, resolve=True)
+            config = OmegaConf.to_container(own, resolve=True)
         except InterpolationToMissingValueError as error:
+            if own is composed:
+                own = deepcopy(composed)
             origin = str(error).partition("Missing mandatory value: ")[2].split()[0]
-            OmegaConf.update(composed, str(error.full_key), f"???{origin}")  # as missing as what it refers to
+            OmegaConf.update(own, str(error.full_key), f"???{origin}")  # as missing as what it refers to
             continue
         except OmegaConfBaseException as error:
             raise UserError(first_words(error)) from error

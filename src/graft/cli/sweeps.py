@@ -73,9 +73,14 @@ def run_sweep(hydra: Hydra, folder: Path) -> int:
 
 
 def launch(hydra: Hydra, overrides: list[str], folder: Path) -> None:
-    """Let Hydra's sweeper and launcher run the jobs, as `Hydra.multirun` does but for `in_common`."""
+    """Let Hydra's sweeper and launcher run the jobs, as `Hydra.multirun` does but for `in_common`.
+
+    Unless the user asks for it, a job has no folder `.hydra`: its record holds its configuration, `sweep.json` its
+    overrides, and the sweep's `multirun.yaml` Hydra's own part, which takes as long to write for each as all the rest.
+    """
     loader = hydra.config_loader
-    common = in_common(loader, overrides) + requote(loader, [f"hydra.sweep.dir={folder}", "hydra.mode=MULTIRUN"])
+    where = requote(loader, [f"hydra.sweep.dir={folder}", "hydra.mode=MULTIRUN"])
+    common = ["hydra.output_subdir=null", *in_common(loader, overrides), *where]
     config = hydra.compose_config(PRIMARY, common, RunMode.MULTIRUN, with_log_configuration=True)
     task_overrides = [text for text in overrides if not text.startswith(("hydra.", "hydra/"))]
     with read_write(config.hydra):
