@@ -69,5 +69,5 @@ class _WDGRLTerm(Term):
         source, target = (full_precision(features) for features in both)
         coefficient = self.settings.ramp(step.progress)
         distance = self.critic(reverse(source, coefficient)).mean() - self.critic(reverse(target, coefficient)).mean()
-        self.figures = {"wasserstein_distance": distance}
+        self.figures = {"wasserstein_distance": distance.detach()}
         return self.settings.penalty * gradient_penalty(self.critic, penalised_points(source, target)) - distance
