@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.summary import flat_scores, mean_lead, transfer_gain
+from graft.summary import flat_scores, mean_lead, most_confused, transfer_gain
 
 
 def history(*accuracies: float) -> list[dict[str, float]]:
@@ -81,3 +81,12 @@ def test_curves_of_unlike_steps_are_compared_at_the_same_step() -> None:
     fine = [{"step": step, "val/accuracy": 0.01 * step} for step in (5, 10, 15, 20, 25)]
     coarse = [{"step": step, "val/accuracy": 0.005 * step} for step in (10, 20, 40)]
     assert mean_lead(fine, coarse) == pytest.approx(0.005 * 17.5)
+
+
+def test_the_commonest_errors_come_first_and_what_is_right_is_none() -> None:
+    found = most_confused([[5, 3, 0], [4, 1, 0], [0, 0, 9]], ("a", "b", "c"))
+    assert found == [
+        {"label": "b", "predicted": "a", "samples": 4, "share": 0.8},
+        {"label": "a", "predicted": "b", "samples": 3, "share": 0.375},
+    ]
+    assert len(most_confused([[0, 3, 2], [4, 1, 7], [1, 1, 1]], ("a", "b", "c"), num=2)) == 2

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback
 from safetensors.torch import load_file
@@ -103,8 +104,9 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     record["adapter"] = describe_adapter(network, outcome.trainable_parameters)
     record["cost"]["search_seconds"] += sum(found["seconds"] for found in record["batch_sizes"].values())
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
-    save_picture(folder, "confusion", confusion_of(record))
-    show_in_logger(tuned, folder, record, watch)
+    confusion = confusion_of(record)
+    save_picture(folder, "confusion", confusion)
+    show_in_logger(tuned, folder, record, confusion, watch)
     record["domains"] = without_nan(watch.report()) if watch is not None else {}
     record = end_record(record, "done")
     write_record(folder, record)
@@ -644,7 +646,9 @@ def feature_cache(experiment: Experiment) -> FeatureCache | None:
     return FeatureCache(Store(experiment.store), experiment.features_limit) if experiment.features_limit else None
 
 
-def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any], watch: DomainWatch | None) -> None:
+def show_in_logger(
+    experiment: Experiment, folder: Path, record: dict[str, Any], confusion: np.ndarray, watch: DomainWatch | None
+) -> None:
     """The run's settings with its real final metrics, and pictures of its result, in the transfer stage's log."""
     if experiment.logger is None:
         return
@@ -666,7 +670,7 @@ def show_in_logger(experiment: Experiment, folder: Path, record: dict[str, Any],
     log_curves(logger, record["after"])
     if watch is not None:
         watch.log_end(logger, record["cost"]["steps"])
-    log_result(logger, settings, metrics, record)
+    log_result(logger, settings, metrics, record, confusion)
 
 
 def describe_device(device: torch.device) -> str:

@@ -250,8 +250,10 @@ def most_confused(confusion: Sequence[Sequence[int]], names: Sequence[str], num:
 
     `share` is that of the samples of the label.
     """
-    pairs = [(row, column) for row in range(len(names)) for column in range(len(names)) if row != column]
-    pairs = sorted((pair for pair in pairs if confusion[pair[0]][pair[1]]), key=lambda p: -confusion[p[0]][p[1]])
+    errors = np.array(confusion)
+    np.fill_diagonal(errors, 0)
+    commonest = np.argsort(-errors, axis=None, kind="stable")[:num]
+    pairs = [divmod(int(place), len(names)) for place in commonest if errors.flat[place]]
     return [
         {
             "label": names[row],
@@ -259,5 +261,5 @@ def most_confused(confusion: Sequence[Sequence[int]], names: Sequence[str], num:
             "samples": confusion[row][column],
             "share": confusion[row][column] / sum(confusion[row]),
         }
-        for row, column in pairs[:num]
+        for row, column in pairs
     ]

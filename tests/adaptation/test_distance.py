@@ -4,6 +4,7 @@ import pytest
 import torch
 from paired_steps import drawn
 
+from graft.adaptation.discriminator import domain_accuracy
 from graft.adaptation.distance import a_distance
 
 
@@ -33,3 +34,10 @@ def test_features_that_are_not_finite_have_none(bad: float) -> None:
 
 def test_dead_features_are_not_told_apart() -> None:
     assert a_distance(torch.ones(20, 3), torch.ones(20, 3)) == 0.0
+
+
+def test_a_discriminator_is_right_by_the_sign_of_its_logits_and_each_domain_counts_the_same() -> None:
+    source, target = torch.tensor([1.0, 0.1, -2.0, 3.0]), torch.tensor([-1.0, 4.0])
+    assert domain_accuracy(source.requires_grad_(), target) == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert domain_accuracy(torch.ones(10), torch.ones(3)) == 0.5
+    assert not domain_accuracy(source, target).requires_grad

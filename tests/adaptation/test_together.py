@@ -19,6 +19,10 @@ def test_all_together_and_what_they_learn_is_in_the_checkpoint(tmp_path: Path) -
     fitted = fit_stage(replace(stage(tmp_path / "a", source, how), unlabelled=target), network("cnn"))
     assert all(torch.isfinite(tensor).all() for tensor in fitted.last.values())
     assert all(f"train/{name}" in fitted.history[0] for name in NAMES)
+    for name in ("adda", "cdan", "cdan_e", "dann"):
+        assert 0 <= fitted.history[0][f"train/{name}/domain_accuracy"] <= 1
+    assert "train/wdgrl/wasserstein_distance" in fitted.history[0]
+    assert all(f"lambda/{name}" in fitted.history[0] for name in NAMES)
     checkpoint = read_checkpoint(tmp_path / "a" / LAST)
     learned = {key.split(".")[2] for key in checkpoint["state_dict"] if key.startswith("regularisation.terms.")}
     assert learned == {"adda", "cdan", "cdan_e", "dann", "mcd", "mdd", "swd", "wdgrl"}

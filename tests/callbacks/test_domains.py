@@ -32,7 +32,7 @@ Runs = Callable[..., dict[str, Any]]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("domains")
     write_arrays(folder / "source.npz", seed=1, num_per_class=12)
-    write_arrays(folder / "target.npz", seed=2, num_per_class=12)
+    write_arrays(folder / "target.npz", seed=1, num_per_class=14)  # the same patterns under other noise
     arrays = dict(np.load(folder / "target.npz"))
     relabelled = {name: (arrays[name] + 1) % 3 for name in ("y_train", "y_test")}
     np.savez(folder / "relabelled.npz", **arrays | relabelled)
@@ -44,7 +44,14 @@ def run_of(folder: Path, loader: ConfigLoader) -> Runs:
     """The record of a run that adapts to tiny arrays, with its folder."""
 
     def go(name: str, *overrides: str, target: str = "target") -> dict[str, Any]:
-        words = ["trainer=cpu", "logger=none", "trainer.max_epochs=3", "pretrain.max_epochs=2", "adaptation=[dann,mcc]"]
+        words = [
+            "trainer=cpu",
+            "logger=none",
+            "trainer.max_epochs=3",
+            "pretrain.max_epochs=4",
+            "pretrain.optimizer.lr=0.003",
+            "adaptation=[dann,mcc]",
+        ]
         words += ["source=arrays", f"source.path={folder / 'source.npz'}", "target=arrays", "source.batch_size=12"]
         words += [f"target.path={folder / target}.npz", "target.labels_per_class=null", "target.val_fraction=0"]
         config = compose(loader, [*words, f"paths.outputs={folder / 'outputs'}", *overrides])

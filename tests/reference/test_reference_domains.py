@@ -41,5 +41,5 @@ def test_principal_coordinates(shape: tuple[int, int]) -> None:
     model = PCA(num).fit(features)
     found, shares = principal_coordinates(torch.from_numpy(features), 2)
     assert found.shape == (shape[0], 2)
-    np.testing.assert_allclose(np.abs(found[:, :num]), np.abs(model.transform(features)), atol=1e-9)
-    np.testing.assert_allclose(shares[:num], model.explained_variance_ratio_, atol=1e-9)
+    np.testing.assert_allclose(np.abs(found[:, :num].numpy()), np.abs(model.transform(features)), atol=1e-9)
+    np.testing.assert_allclose(shares[:num].numpy(), model.explained_variance_ratio_, atol=1e-9)

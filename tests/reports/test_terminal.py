@@ -207,3 +207,11 @@ def test_what_followed_training_is_compared_with_the_headline_figures() -> None:
     figures = "92.1 % on test (+0.7 points), calibration error 5.0 % to 3.1 %"
     found = [line for line in printed_run(record, width=120) if line.startswith("after")]
     assert found == [f"after: wise_ft      {figures}; alpha 0.4", f"after: own          {figures}"]
+
+
+@pytest.mark.parametrize(("end", "text"), [(0.4, "1.85 before, 0.40 after"), (None, "1.85 before, not finite after")])
+def test_how_far_apart_the_domains_lay(end: float | None, text: str) -> None:
+    record = done(0.914, 0.862) | {"domains": {"a_distance": {"start": 1.851, "end": end}}}
+    [line] = [line for line in printed_run(record, width=120) if line.startswith("A-distance")]
+    assert line == f"A-distance          {text} (2: domains are told apart by their features; 0: never)"
+    assert not any(line.startswith("A-distance") for line in printed_run(done(0.914) | {"domains": {}}))

@@ -60,4 +60,4 @@ class WDGRL(Adversarial):
         on_source, on_target = (discriminator(reverse(features, coefficient)) for features in (source, target))
         distance = on_source.mean() - on_target.mean()
         loss = self.penalty * gradient_penalty(discriminator, penalised_points(source, target)) - distance
-        return loss, {"wasserstein_distance": distance}
+        return loss, {"wasserstein_distance": distance.detach()}

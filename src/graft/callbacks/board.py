@@ -124,12 +124,19 @@ def log_curves(logger: Logger, after: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def log_result(
-    logger: Logger, hyperparameters: dict[str, Any], metrics: dict[str, float], record: Mapping[str, Any]
+    logger: Logger,
+    hyperparameters: dict[str, Any],
+    metrics: dict[str, float],
+    record: Mapping[str, Any],
+    confusion: np.ndarray,
 ) -> None:
-    """Log the run's settings with its real final metrics (TensorBoard's HPARAMS), and the pictures of its record."""
+    """Log the run's settings with its real final metrics (TensorBoard's HPARAMS), and the pictures of its record.
+
+    `confusion` is that of `confusion_of`.
+    """
     if isinstance(logger, TensorBoardLogger):
         logger.log_hyperparams(hyperparameters, metrics)
-        for tag, picture in result_pictures(record).items():
+        for tag, picture in ({"target/test/confusion": confusion} | result_pictures(record)).items():
             logger.experiment.add_image(tag, picture, 0, dataformats="HWC")
     else:
         logger.log_hyperparams(hyperparameters)
@@ -141,19 +148,16 @@ def log_result(
 
 
 def result_pictures(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Confusion matrix, reliability diagrams, and how the layer groups changed, each by its tag."""
+    """Reliability diagrams, and how the layer groups changed, each by its tag."""
     groups = groups_of(record)
     networks = {record["strategy"]: record} | record["baselines"]
     bins = {name: network["reliability"] for name, network in networks.items() if network["reliability"]}
-    pictures = {
-        "target/test/confusion": confusion_of(record),
-        "target/test/reliability": reliability_picture(bins),
-    }
+    pictures = {"target/test/reliability": reliability_picture(bins)}
     return pictures | ({"transferred/layer groups": groups_picture(groups)} if groups else {})
 
 
 def confusion_of(record: Mapping[str, Any]) -> np.ndarray:
-    """The confusion matrix of the target's test split."""
+    """The picture of the confusion matrix on the target's test split."""
     classes = record["classes"]
     return confusion_picture(classes["confusion"], tuple(classes["names"]))
 

@@ -118,7 +118,7 @@ class Term(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.figures: dict[str, Tensor] = {}  # what it measured in its last step beside its loss: scalars by name
+        self.figures: dict[str, Tensor] = {}  # what it measured in its last step: scalars without gradient
 
     def after_step(self, network: Network, step: int, num_steps: int) -> None:
         """Act after the optimizer's step number `step`, from 1 on, of the `num_steps` of the stage."""
@@ -302,11 +302,11 @@ class Regularisation(nn.Module):
 
     @property
     def figures(self) -> dict[str, Tensor]:
-        """What each term measured in the last step beside its loss, as `<term>/<figure>`; scalars without gradient."""
+        """What each term measured in the last step beside its loss, as `<term>/<figure>`."""
         found: dict[str, Tensor] = {}
         for name, term in self.terms.items():
             assert isinstance(term, Term)
-            found |= {f"{name}/{figure}": value.detach() for figure, value in term.figures.items()}
+            found |= {f"{name}/{figure}": value for figure, value in term.figures.items()}
         return found
 
 
