@@ -25,6 +25,20 @@ from graft.data.domain import Domain
 from graft.pipeline import run
 
 WATCHED = ("analysis.feature_images=40", "analysis.plot_every=1", "logger=tensorboard")
+TINY = (
+    "trainer=cpu",
+    "logger=none",
+    "trainer.max_epochs=3",
+    "pretrain.max_epochs=4",
+    "pretrain.optimizer.lr=0.003",
+    "adaptation=[dann,mcc]",
+    "source=arrays",
+    "source.batch_size=12",
+    "target=arrays",
+    "target.name=target",
+    "target.labels_per_class=null",
+    "target.val_fraction=0",
+)
 Runs = Callable[..., dict[str, Any]]
 
 
@@ -44,16 +58,7 @@ def run_of(folder: Path, loader: ConfigLoader) -> Runs:
     """The record of a run that adapts to tiny arrays, with its folder."""
 
     def go(name: str, *overrides: str, target: str = "target") -> dict[str, Any]:
-        words = [
-            "trainer=cpu",
-            "logger=none",
-            "trainer.max_epochs=3",
-            "pretrain.max_epochs=4",
-            "pretrain.optimizer.lr=0.003",
-            "adaptation=[dann,mcc]",
-        ]
-        words += ["source=arrays", f"source.path={folder / 'source.npz'}", "target=arrays", "source.batch_size=12"]
-        words += [f"target.path={folder / target}.npz", "target.labels_per_class=null", "target.val_fraction=0"]
+        words = [*TINY, f"source.path={folder / 'source.npz'}", f"target.path={folder / target}.npz"]
         config = compose(loader, [*words, f"paths.outputs={folder / 'outputs'}", *overrides])
         assert validate(config) == []
         (folder / name).mkdir()

@@ -13,7 +13,7 @@ from graft.callbacks.pictures import GRID, INK, lettering
 
 Colour = tuple[int, int, int]
 
-SOURCE, TARGET = (31, 119, 180), (255, 127, 14)
+SOURCE, TARGET = (24, 54, 104), (240, 90, 40)  # no class has these
 # Ten colours that are easily told apart, then a lighter tone of each.
 STRONG: tuple[Colour, ...] = (
     (31, 119, 180),
