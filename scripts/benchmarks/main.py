@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
+import adaptation
 import commands
 import frozen
 import heads
@@ -28,6 +29,7 @@ ROWS: tuple[Row, ...] = (
     probe.ROW,
     frozen.ROW,
     *heads.ROWS,
+    adaptation.ROW,
     precision.ROW,
     *sweep.ROWS,
     *commands.ROWS,

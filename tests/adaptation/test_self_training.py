@@ -166,6 +166,22 @@ def test_neighbours_are_others_that_were_seen(seen: list[int], num: int, seed: i
         assert int(there.sum()) == min(num, len(seen) - 1)
 
 
+@pytest.mark.parametrize("num_samples", [5, 128, 129, 1000])
+@pytest.mark.parametrize("num", [1, 7])
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_neighbours_are_those_of_a_plain_search(num_samples: int, num: int, share: float) -> None:
+    bank, everything = Bank(num_samples, 3, 2).double(), drawn(num_samples, 3, seed=0)
+    seen = torch.rand(num_samples, generator=torch.Generator().manual_seed(1)) < share
+    seen[:2] = True
+    bank.put(seen.nonzero()[:, 0], everything[seen], everything[seen, :2])
+    near = bank.nearest(everything[:2], torch.arange(2), num)
+    cosines = torch.cosine_similarity(everything[:2, None], everything[None], dim=2)
+    for own, found, there in zip(range(2), near.positions, near.there, strict=True):
+        others = [i for i in cosines[own].argsort(descending=True).tolist() if seen[i] and i != own]
+        assert found[there].tolist() == others[:num]
+        assert (found < num_samples).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("again", [False, True])
 def test_targets_leave_norm_statistics_and_the_generator_untouched(name: str, again: bool) -> None:

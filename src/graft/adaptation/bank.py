@@ -11,6 +11,8 @@ from graft.adaptation.base import Adaptation
 from graft.errors import UserError
 from graft.regularisers.base import Beginning, Term, full_precision
 
+CHUNK = 128  # samples whose largest similarity is looked at first
+
 
 class Neighbours(NamedTuple):
     """Samples of a bank that are most like some others."""
@@ -49,10 +51,28 @@ class Bank(nn.Module):
         `positions` [n] are those of the samples themselves. A bank of N samples has at most N - 1 neighbours.
         """
         directions = normalize(full_precision(features), dim=1).to(self.features.dtype)
-        similarity = (directions @ self.features.T).masked_fill_(~self.seen, -torch.inf)
+        num_samples = len(self.seen)
+        similarity = directions.new_empty(len(features), -(-num_samples // CHUNK) * CHUNK)
+        similarity[:, num_samples:] = -torch.inf
+        torch.mm(directions, self.features.T, out=similarity[:, :num_samples])
+        if self.seen.device.type != "cpu" or not self.seen.all():  # elsewhere, to ask would wait for the device
+            similarity[:, :num_samples].masked_fill_(~self.seen, -torch.inf)
         similarity.scatter_(1, positions[:, None], -torch.inf)
-        values, found = similarity.topk(min(num, len(self.seen)), dim=1)
-        return Neighbours(found, values > -torch.inf)
+        values, found = largest(similarity, min(num, num_samples))
+        return Neighbours(found.clamp_(max=num_samples - 1), values > -torch.inf)
+
+
+def largest(values: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """The `num` largest of each row of values [n, m], m a multiple of 128, from the largest on, and where they are.
+
+    They are all in the `num` chunks of largest maximum, and a maximum is found in a fraction of the time that torch's
+    `topk` takes for a row.
+    """
+    chunks = values.view(len(values), -1, CHUNK)
+    best = chunks.amax(dim=2).topk(min(num, chunks.shape[1]), dim=1).indices  # [n, b]
+    candidates = chunks.gather(1, best[:, :, None].expand(-1, -1, CHUNK)).flatten(1)
+    found, places = candidates.topk(num, dim=1)
+    return found, best.gather(1, places // CHUNK) * CHUNK + places % CHUNK
 
 
 def bank_for(beginning: Beginning) -> Bank:
