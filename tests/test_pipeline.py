@@ -11,8 +11,10 @@ import torch
 from builders import write_arrays
 from safetensors.torch import load_file
 
+from graft.adaptation.selection import LABEL_FREE
 from graft.build.assembly import build_experiment
 from graft.build.validation import validate
+from graft.callbacks.checkpoints import read_checkpoint
 from graft.cli.compose import compose, hydra_application
 from graft.errors import UserError
 from graft.features import Inference, Prefix, features_key
@@ -114,7 +116,7 @@ def test_a_ridge_probe_is_solved_without_a_step(record_of: Run) -> None:
         ("precision=64-true", "strategy=linear_probe", "mapping=alignment"),
         ("features.cache_limit_gib=0", "strategy=last_stage"),
         ("features.augmented_views=2", "strategy=last_stage", "target.augmentation.crop_padding=2"),
-        ("selection=best_val",),
+        ("selection.rule=best_val",),
     ],
     ids=" ".join,
 )
@@ -286,10 +288,10 @@ def test_probes_of_one_backbone_are_scored_from_the_same_features(
 
 def test_test_labels_change_nothing_but_test_scores(record_of: Run, tmp_path: Path) -> None:
     target = dict(np.load(tmp_path / "target.npz"))
-    first = record_of("selection=best_val", "baselines=[]")
+    first = record_of("selection.rule=best_val", "baselines=[]")
     target["y_test"] = np.random.default_rng(0).permutation(target["y_test"])
     np.savez(tmp_path / "target.npz", **target)
-    second = record_of("selection=best_val", "baselines=[]")
+    second = record_of("selection.rule=best_val", "baselines=[]")
 
     def without_time(record: dict[str, Any]) -> list[dict[str, Any]]:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in record["history"]]
@@ -375,3 +377,26 @@ def test_a_regulariser_changes_the_key_of_the_transfer_stage_alone(config: Calla
     ]
     assert len({found["transfer"] for found in keys}) == len(keys)
     assert len({(found["pretrain"], found["baseline"]) for found in keys}) == 1
+
+
+def test_a_run_that_adapts_shows_every_rule_side_by_side(record_of: Run, tmp_path: Path) -> None:
+    shared = (f"source.path={tmp_path / 'target.npz'}", "adaptation=mcc", "target.augmentation.flip=true")
+    record = record_of(*shared, "selection.rule=entropy", "selection.oracle=true", "trainer.max_epochs=3")
+    rules = {name: entry for name, entry in record["selection"].items() if isinstance(entry, dict)}
+    assert rules.keys() == {"last", "best_val", *LABEL_FREE, "oracle"}
+    assert record["selection"]["rule"] == "entropy"
+    assert [name for name, entry in rules.items() if "uses_test_labels" in entry] == ["oracle"]
+    metrics = {key: value for key, value in record["metrics"].items() if key.startswith("target/")}
+    assert {key: value for key, value in rules["entropy"].items() if key.startswith("target/")} == metrics
+    for entry in rules.values():
+        assert entry["epoch"] in (1, 2, 3)
+        assert entry["target/test/accuracy"] <= rules["oracle"]["target/test/accuracy"] == rules["oracle"]["score"]
+    scores = [row["selection/entropy"] for row in record["history"]]
+    assert (rules["entropy"]["score"], rules["entropy"]["epoch"]) == (max(scores), scores.index(max(scores)) + 1)
+    assert record["cost"]["selection_seconds"] == sum(row["selection/seconds"] for row in record["history"]) > 0
+    saved = load_file(record["folder"] / "weights" / "network.safetensors")
+    epoch = record["folder"] / "transfer" / f"epoch_{rules['entropy']['epoch']}.ckpt"
+    assert all(torch.equal(saved[name], tensor) for name, tensor in read_checkpoint(epoch)["state"].items())
+    plain = record_of(*shared, "selection.images=0", "trainer.max_epochs=3")
+    assert {name for name, entry in plain["selection"].items() if isinstance(entry, dict)} == {"last", "best_val"}
+    assert plain["selection"]["last"] == rules["last"]

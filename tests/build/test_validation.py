@@ -20,6 +20,9 @@ def test_rates_may_be_left_open(composed: Composed) -> None:
     assert validate(composed("optimizer.lr=auto", "pretrain.optimizer.lr=auto", "strategy=layer_decay")) == []
 
 
+ADAPTS = ("adaptation=mcc", "source.characters=digits", "target.labels_per_class=null")
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -31,7 +34,16 @@ def test_rates_may_be_left_open(composed: Composed) -> None:
         (["+seeds=3"], "seeds: no such key; did you mean 'seed'?"),
         (["+pretrain.max_epoch=3"], "pretrain.max_epoch: no such key; did you mean 'max_epochs'?"),
         (["+paths.date=3"], "paths.date: no such key; did you mean 'data'?"),
-        (["selection=best"], "selection='best'; expected 'last' or 'best_val'"),
+        (["selection=best_val"], "selection='best_val'; expected a mapping; write selection.rule=best_val"),
+        (["selection.rule=best_vall"], "selection.rule=best_vall: there is no such rule; did you mean 'best_val'?"),
+        (["selection.rule=density"], "selection.rule=density: it is for adaptation, and there is none; use selection."),
+        (["selection.rule=oracle"], "selection.rule=oracle: it looks at the labels of the test split"),
+        (["selection.oracle=true"], "selection.oracle=true: it is for adaptation, and there is none"),
+        (["selection.images=1"], "selection.images=1; expected 0 (no label-free rules), or 2 or more"),
+        (["selection.every=0"], "selection.every=0; expected 1 or more"),
+        (["+selection.evry=2"], "selection.evry: no such key; did you mean 'every'?"),
+        ([*ADAPTS, "selection.rule=dev", "selection.images=0"], "selection.rule=dev: selection.images=0 scores no "),
+        ([*ADAPTS, "selection.rule=dev", "source.val_fraction=0"], "source.val_fraction=0: selection.rule=dev needs"),
         (["optimizer=lbfgs", "optimizer.lr=auto"], "optimizer.lr=auto: lbfgs searches the length of each step itself"),
         (["optimizer@pretrain.optimizer=lbfgs", "pretrain.optimizer.lr=auto"], "pretrain.optimizer.lr=auto: lbfgs se"),
         (["optimizer.lr=automatic"], "optimizer.lr='automatic'; expected a number"),
@@ -58,7 +70,7 @@ def test_rates_may_be_left_open(composed: Composed) -> None:
             "callbacks.early_stopping.monitor=val/acc: there is no such metric; did you mean 'val/accuracy'?",
         ),
         (["callbacks=early_stopping", "target.val_fraction=0"], "target.val_fraction=0: callbacks.early_stopping."),
-        (["selection=best_val", "target.val_fraction=0"], "target.val_fraction=0: selection=best_val needs validation"),
+        (["selection.rule=best_val", "target.val_fraction=0"], "target.val_fraction=0: selection.rule=best_val needs "),
         (
             ["strategy=gradual_unfreeze", "trainer.max_epochs=2"],
             "strategy 'gradual_unfreeze': its 5 phases need at least 5 epochs; max_epochs is 2",

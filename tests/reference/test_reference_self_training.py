@@ -23,11 +23,14 @@ from graft.adaptation.mme import MME
 from graft.adaptation.nrc import NRC
 from graft.adaptation.reversal import reverse
 from graft.adaptation.selection import (
+    MOST_AXES,
     NUM_FOLDS,
     STRENGTHS,
     Evidence,
     importance_weights,
     label_free_scores,
+    leading_axes,
+    reverse_accuracy,
     soft_neighbourhood_density,
 )
 from graft.adaptation.self_training import SelfTraining
@@ -39,6 +42,7 @@ from graft.data.preprocessing import Preprocessing
 from graft.features import Inference
 from graft.models.backbones.base import Overrides, SequentialBackbone
 from graft.models.heads.linear import LinearHead
+from graft.models.heads.ridge import STRENGTHS as RIDGE_STRENGTHS
 from graft.models.mappings.identity import IdentityMapping
 from graft.models.network import Network
 from graft.objectives.supervised import Outputs
@@ -341,8 +345,7 @@ def weights_by_scikit_learn(source: np.ndarray, target: np.ndarray) -> np.ndarra
         p = np.empty(len(features))
         for fold in range(NUM_FOLDS):
             rest = folds != fold
-            # softmax over two classes with penalty s/2 ||W||^2 has a logistic weight w = 2 W_1, and s/4 ||w||^2
-            model = LogisticRegression(C=2 / (rest.sum() * strength), tol=1e-12, max_iter=100_000)
+            model = LogisticRegression(C=1 / (rest.sum() * strength), tol=1e-12, max_iter=100_000)
             p[~rest] = model.fit(features[rest], domains[rest]).predict_proba(features[~rest])[:, 1]
         tried[-np.mean(np.log(np.where(domains, p, 1 - p)))] = p[: len(source)]
     p = tried[min(tried)]
@@ -355,6 +358,47 @@ def test_importance_weights() -> None:
     np.testing.assert_allclose(found.numpy(), weights_by_scikit_learn(source, target), rtol=1e-4)
 
 
+def ridge_by_leaving_out(x: np.ndarray, labels: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge on one-hot labels with an intercept, at the strength of the best predictions of samples left out."""
+    y, centred = np.eye(k)[labels], x - x.mean(axis=0)
+    scale = (np.linalg.svd(centred, compute_uv=False) ** 2).mean()
+
+    def solved(rows: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+        means = x[rows].mean(axis=0), y[rows].mean(axis=0)
+        a, b = x[rows] - means[0], y[rows] - means[1]
+        w = np.linalg.solve(a.T @ a + strength * scale * np.eye(x.shape[1]), a.T @ b).T
+        return w, means[1] - w @ means[0]
+
+    def error(strength: float) -> float:
+        heads = [solved(np.arange(len(x)) != i, strength) for i in range(len(x))]
+        return float(np.mean([(y[i] - w @ x[i] - b) ** 2 for i, (w, b) in enumerate(heads)]))
+
+    return solved(np.ones(len(x), dtype=bool), min(RIDGE_STRENGTHS, key=error))
+
+
+def test_reverse_validation() -> None:
+    y = np.arange(60) % 3
+    centres = 2 * normal(3, 4)
+    source, target = centres[y] + normal(60, 4), centres[y] + normal(60, 4) + 0.5
+    for logits in (np.eye(3)[y], np.eye(3)[(y + (RNG.random(60) < 0.4)) % 3], np.eye(3)[(y + 1) % 3]):
+        w, b = ridge_by_leaving_out(target, logits.argmax(axis=1), 3)
+        expected = np.mean((source @ w.T + b).argmax(axis=1) == y)
+        found = reverse_accuracy(*map(torch.from_numpy, (source, y, target, logits)))
+        assert float(found) == pytest.approx(expected, abs=1e-12)
+
+
+def test_leading_axes_keep_what_varies_most() -> None:
+    spectrum = 0.7 ** np.arange(200)
+    features = normal(150, 200) * spectrum + 3.0
+    source, target = leading_axes(torch.from_numpy(features[:50]), torch.from_numpy(features[50:]))
+    together = torch.cat([source, target]).numpy()
+    assert together.shape == (150, MOST_AXES)
+    centred = features - features.mean(axis=0)
+    np.testing.assert_allclose(cdist(together, together), cdist(centred, centred), atol=1e-5)
+    few = torch.from_numpy(features[:, :5])
+    assert torch.equal(torch.cat(leading_axes(few[:50], few[50:])), few)
+
+
 def test_every_score() -> None:
     k = 4
     y = np.arange(40) % k
@@ -365,6 +409,7 @@ def test_every_score() -> None:
     wrong = (source.logits.numpy().argmax(axis=1) != y).astype(float)
     w = weights_by_scikit_learn(source.features.numpy(), target.features.numpy())
     eta = -np.cov(w * wrong, w)[0, 1] / np.var(w, ddof=1)
+    head, bias = ridge_by_leaving_out(target.features.numpy(), p.argmax(axis=1), k)
     expected = {
         "source_val": 1 - wrong.mean(),
         "entropy": -np.mean([entropy(row) for row in p]),
@@ -373,5 +418,6 @@ def test_every_score() -> None:
         "bnm": np.linalg.norm(p, "nuc") / 50,
         "importance_weighted": -(w * wrong).mean(),
         "dev": -((w * wrong).mean() + eta * w.mean() - eta),
+        "reverse_validation": np.mean((source.features.numpy() @ head.T + bias).argmax(axis=1) == y),
     }
     assert label_free_scores(evidence) == pytest.approx(expected, abs=1e-5)
