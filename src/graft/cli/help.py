@@ -30,6 +30,8 @@ Examples
   graft rank source=glyphs,mnist backbone=cnn,resnet20 target=usps
   graft "after=[wise_ft,temperature]"
   graft soup outputs/latest
+  graft predict outputs/latest photos/ --top-k 3
+  graft export outputs/latest --format onnx
   graft report outputs
   tensorboard --logdir outputs
 
