@@ -47,7 +47,11 @@ def _groups(channels: int, size: int) -> dict[str, nn.Module]:
     side = side_after_two(size, "lenet")
     conv1 = OrderedDict(conv1=nn.Conv2d(channels, 20, 5), pool=HalvingMaxPool(), relu=nn.ReLU())
     conv2 = OrderedDict(
-        conv2=nn.Conv2d(20, 50, 5), dropout=nn.Dropout2d(0.5), pool=HalvingMaxPool(), relu=nn.ReLU(), flatten=nn.Flatten()
+        conv2=nn.Conv2d(20, 50, 5),
+        dropout=nn.Dropout2d(0.5),
+        pool=HalvingMaxPool(),
+        relu=nn.ReLU(),
+        flatten=nn.Flatten(),
     )
     return {
         "stem": nn.Sequential(conv1),
