@@ -16,7 +16,7 @@ STRIDE = 2  # of each convolution
 
 
 class DTN(SequentialBackbone):
-    """5x5 convolutions of 64, 128 and 256 channels, stride 2, with batch norm, then a bottleneck of 256 features.
+    """Three 5x5 convolutions of 64, 128 and 256 channels, stride 2 and batch norm, then a bottleneck of 256 features.
 
     Liang et al., "Do we really need to access the source data?", ICML 2020, after Long et al., "Conditional
     adversarial domain adaptation", NeurIPS 2018.
