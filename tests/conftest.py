@@ -1,5 +1,6 @@
 """Shared fixtures: where the development data lies, and how a test says it needs it."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,3 +38,17 @@ def loader() -> Iterator[ConfigLoader]:
     """What composes configurations, as the command line does."""
     with hydra_application() as hydra:
         yield hydra.config_loader
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory for `main`; the logging that a command sets up ends with the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield tmp_path
+    for handler in set(root.handlers) - set(before):
+        handler.close()
+    root.handlers[:] = before
+    root.setLevel(level)

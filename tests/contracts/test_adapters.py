@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import tiny_vit
+from builders import small_mobilenet, tiny_vit
 from conf_plugins import build, load, names
 from torch import Tensor, nn
 
@@ -18,7 +18,6 @@ from graft.models.adapters.saved import load_adapter, save_adapter
 from graft.models.backbones.base import Backbone
 from graft.models.backbones.cnn import Cnn
 from graft.models.backbones.resnet_cifar import ResNetCifar
-from graft.models.backbones.torchvision import TorchvisionBackbone
 from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping
 from graft.models.network import Network, initial_weights
@@ -30,7 +29,7 @@ ADAPTERS = [name for name in names("adapter") if name != "none"]
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "cnn": Cnn,
     "resnet20": lambda: ResNetCifar(depth=20),
-    "mobilenet_v2": lambda: TorchvisionBackbone("mobilenet_v2", size=SIZE),
+    "mobilenet_v2": small_mobilenet,
     "vit": tiny_vit,
 }
 # What has no layer for the adapter, and why.

@@ -5,7 +5,8 @@ names that go together have met.
 """
 
 import copy
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache, partial
 from itertools import combinations, product
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from builders import ON_THE_NETWORK, stage, tiny_domain, tiny_vit, training, write_arrays
+from builders import ON_THE_NETWORK, small_mobilenet, stage, tiny_domain, tiny_vit, training, write_arrays
 from conf_plugins import build, load, names
 from hydra.core.config_loader import ConfigLoader
 from torch import Tensor, nn
@@ -29,21 +30,20 @@ from graft.features import FeatureCache
 from graft.models.backbones.base import Backbone
 from graft.models.backbones.cnn import Cnn
 from graft.models.backbones.resnet_cifar import ResNetCifar
-from graft.models.backbones.torchvision import TorchvisionBackbone
 from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping
 from graft.models.network import Network, initial_weights
 from graft.objectives.supervised import Outputs
 from graft.records.store import Store
 from graft.regularisers.base import Beginning, Origin, Regularisation, Regulariser, Step, frozen_copy
-from graft.stage import Fitted, Stage, fit_stage, inference
+from graft.stage import Fitted, Stage, State, fit_stage, inference
 from graft.strategies.phases import ResolvedPhase, Strategy
 
 SIZE = 32
 BODIES: dict[str, Callable[[], Backbone]] = {
     "cnn": Cnn,
     "resnet20": lambda: ResNetCifar(depth=20),
-    "mobilenet_v2": lambda: TorchvisionBackbone("mobilenet_v2", size=SIZE),
+    "mobilenet_v2": small_mobilenet,
     "vit": tiny_vit,
 }
 EPOCHS = 12  # enough for the phases of every strategy on each of them
@@ -98,6 +98,7 @@ def network(body: str, adapter: str) -> Network:
         return Network(backbone, IdentityMapping(backbone.num_features), LinearHead(backbone.num_features, 3))
 
 
+@cache
 def strategy(name: str) -> Strategy:
     made: Strategy = build(load("strategy", name))
     return made
@@ -161,17 +162,18 @@ def accepted() -> tuple[Combination, ...]:
 @cache
 def chosen() -> tuple[Combination, ...]:
     """Few in which every two names that are accepted together meet: the bodies in turn, each the one with most new."""
-    left = set().union(*(combination.pairs for combination in accepted()))
+    pairs = {combination: combination.pairs for combination in accepted()}
+    left = set().union(*pairs.values())
     found: list[Combination] = []
     while left:
         for body in BODIES:
             best = max(
                 (combination for combination in accepted() if combination.body == body),
-                key=lambda combination: len(combination.pairs & left),
+                key=lambda combination: len(pairs[combination] & left),
             )
-            if best.pairs & left:
+            if pairs[best] & left:
                 found.append(best)
-                left -= best.pairs
+                left -= pairs[best]
     return tuple(found)
 
 
@@ -206,7 +208,12 @@ def test_validation_says_the_same(body: str, loader: ConfigLoader) -> None:
     for combination in examples.values():
         words = [f"{group}={name}" for group, name in combination._asdict().items() if group != "body"]
         config = compose(loader, [*words, *BACKBONE_WORDS[body], f"trainer.max_epochs={EPOCHS}"])
-        assert sorted(validate(config)) == sorted(errors_of(combination)), combination
+        assert without_counts(validate(config)) == without_counts(errors_of(combination)), combination
+
+
+def without_counts(errors: Iterable[str]) -> list[str]:
+    """Sorted, without the number of layers: the MobileNet of conf has more of them than the one here."""
+    return sorted(re.sub(r"\d+ left out", "left out", error) for error in errors)
 
 
 @pytest.fixture(scope="module")
@@ -280,10 +287,10 @@ def re_estimated(own: Network, phases: tuple[ResolvedPhase, ...]) -> set[nn.Modu
     return {layer for layer in layers if any(id(parameter) in trained for parameter in layer.parameters())}
 
 
-def pull(short: Stage, start: Network, own: Network) -> Tensor | None:
+def pull(short: Stage, start: State, own: Network) -> Tensor | None:
     """The regularisers' terms on a few images, whose gradients are now in the network; None without terms."""
     how = inference(short.training, short.training.plain_trainer(), own)
-    beginning = Beginning(frozen_copy(own, start.state_dict()), short.domain, short.origin, how, short.seed)
+    beginning = Beginning(frozen_copy(own, start), short.domain, short.origin, how, short.seed)
     regularisation = Regularisation(short.training.regularisers, beginning)
     x, y = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 3
     trace = regularisation.trace(own.eval(), x, 0)
@@ -314,13 +321,15 @@ def test_what_is_accepted_trains_what_it_says_and_nothing_else(
 
 def check_run(combination: Combination, short: Stage) -> None:
     own = trained_network(combination)
-    start = copy.deepcopy(own)
+    start = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+    before = {name: parameter.detach().clone() for name, _, parameter in own.named_group_parameters()}
+    buffers = {name: buffer.clone() for name, buffer in own.named_buffers(remove_duplicate=False)}
     fitted = fit_stage(short, own)
     phases = phases_run(short, fitted, own)
     assert [row["phase_index"] for row in fitted.history] == list(range(short.training.max_epochs))
     assert all(torch.isfinite(tensor).all() for tensor in fitted.last.values())
 
-    scales, before = largest_scales(phases), {name: p for name, _, p in start.named_group_parameters()}
+    scales = largest_scales(phases)
     assert not [name for name in own.fixed_names if scales[name]]
     for name, _, parameter in own.named_group_parameters():
         unchanged = torch.equal(parameter, before[name])
@@ -328,9 +337,9 @@ def check_run(combination: Combination, short: Stage) -> None:
         assert not unchanged or scales[name] < SMALLEST_SCALE, f"{name} is trained and was not changed"
 
     moving = re_estimated(own, phases)
-    for module, earlier in zip(own.modules(), start.modules(), strict=True):
-        buffers = dict(module.named_buffers(recurse=False))
-        changed = [key for key, buffer in buffers.items() if not torch.equal(buffer, earlier.get_buffer(key))]
+    for path, module in own.named_modules():
+        own_buffers = dict(module.named_buffers(path, recurse=False))
+        changed = [name.rpartition(".")[2] for name, buffer in own_buffers.items() if not buffers[name].equal(buffer)]
         assert {"running_mean", "running_var"} <= set(changed) if module in moving else not changed, (module, changed)
 
     for name in short.training.regularisers:

@@ -1,11 +1,14 @@
 """What a user gets wrong is said in one or two lines, with an exit code, and leaves nothing behind."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from processes import SMALL, Graft
+
+from graft.cli.main import main
 
 
 def image_folder(root: Path) -> Path:
@@ -19,66 +22,81 @@ def image_folder(root: Path) -> Path:
     return root
 
 
-def refused(graft: Graft, folder: Path, *arguments: str) -> str:
-    """The error's text, after checking that it is one."""
-    done = graft(*SMALL, *arguments)
-    assert done.returncode not in (0, -11)
-    assert "Traceback" not in done.stderr + done.stdout
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert 1 <= len(lines) <= 2, done.stderr
+def assert_refused(code: int, out: str, err: str, folder: Path) -> None:
+    """It said so in one or two lines and made nothing."""
+    assert code not in (0, -11)
+    assert "Traceback" not in err + out
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert 1 <= len(lines) <= 2, err
     assert not list(folder.glob("outputs/store/**/*.safetensors"))
-    return done.stderr
 
 
-def test_misspelt_option(graft: Graft, tmp_path: Path) -> None:
-    assert "gradual_unfreeze" in refused(graft, tmp_path, "strategy=gradual_unfreez")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("strategy=gradual_unfreez", "gradual_unfreeze"), ("target=image_folder target.path=/nowhere", "/nowhere")],
+)
+def test_a_process_ends_with_the_error(words: str, expected: str, graft: Graft, tmp_path: Path) -> None:
+    done = graft(*SMALL, *words.split())
+    assert_refused(done.returncode, done.stdout, done.stderr, tmp_path)
+    assert expected in done.stderr
 
 
-def test_misspelt_group(graft: Graft, tmp_path: Path) -> None:
-    assert "trainer" in refused(graft, tmp_path, "trainr=cpu")
+Refused = Callable[..., str]
 
 
-def test_unknown_key(graft: Graft, tmp_path: Path) -> None:
-    assert "max_epochs" in refused(graft, tmp_path, "+trainer.max_epoch=3")
+@pytest.fixture
+def refused(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Gives the error's text of what is run in this process, after checking that it is one."""
+
+    def run(*arguments: str) -> str:
+        code = main([*SMALL, *arguments])
+        printed = capsys.readouterr()
+        assert_refused(code, printed.out, printed.err, empty_folder)
+        return printed.err
+
+    return run
 
 
-def test_missing_folder(graft: Graft, tmp_path: Path) -> None:
-    assert "/nowhere" in refused(graft, tmp_path, "target=image_folder", "target.path=/nowhere")
+def test_misspelt_group(refused: Refused) -> None:
+    assert "trainer" in refused("trainr=cpu")
 
 
-def test_broken_image(graft: Graft, tmp_path: Path) -> None:
+def test_unknown_key(refused: Refused) -> None:
+    assert "max_epochs" in refused("+trainer.max_epoch=3")
+
+
+def test_broken_image(refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = image_folder(tmp_path / "images")
     (root / "train" / "ant" / "0.jpg").write_bytes(b"\xff\xd8\xff not a picture")
     arguments = ("target=image_folder", f"target.path={root}", "target.val_fraction=0.2")
-    assert "0.jpg" in refused(graft, tmp_path, *arguments)
-    done = graft(*SMALL, *arguments, "target.skip_broken=true", "baselines=[]")
-    assert done.returncode == 0, done.stderr
-    assert "0.jpg" in done.stderr + done.stdout
+    assert "0.jpg" in refused(*arguments)
+    assert main([*SMALL, *arguments, "target.skip_broken=true", "baselines=[]"]) == 0
+    printed = capsys.readouterr()
+    assert "0.jpg" in printed.err + printed.out
 
 
-def test_empty_class(graft: Graft, tmp_path: Path) -> None:
+def test_empty_class(refused: Refused, tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images")
     (root / "train" / "wasp").mkdir()
-    assert "wasp" in refused(graft, tmp_path, "target=image_folder", f"target.path={root}")
+    assert "wasp" in refused("target=image_folder", f"target.path={root}")
 
 
-def test_mismatched_lengths(graft: Graft, tmp_path: Path) -> None:
+def test_mismatched_lengths(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "bad.npz"
     x, y = np.zeros((10, 8, 8), np.uint8), np.arange(9) % 2
     np.savez(path, x_train=x, y_train=y, x_test=x, y_test=np.arange(10) % 2)
-    message = refused(graft, tmp_path, "target=arrays", f"target.path={path}")
+    message = refused("target=arrays", f"target.path={path}")
     assert "10" in message
     assert "9" in message
 
 
-def test_half_precision_on_a_cpu(graft: Graft, tmp_path: Path) -> None:
-    assert "bf16-mixed" in refused(graft, tmp_path, "trainer=cpu", "precision=16-mixed")
+def test_half_precision_on_a_cpu(refused: Refused) -> None:
+    assert "bf16-mixed" in refused("trainer=cpu", "precision=16-mixed")
 
 
-def test_debug_shows_the_traceback(graft: Graft, tmp_path: Path) -> None:
-    done = graft("--debug", "target=image_folder", "target.path=/nowhere")
-    assert done.returncode != 0
-    assert "Traceback" in done.stderr
+def test_debug_shows_the_traceback(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--debug", "target=image_folder", "target.path=/nowhere"]) != 0
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("ls",), ("ls", "strategy"), ("show", "strategy/lp_ft")])

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from processes import SMALL, Graft, environment
+from processes import SMALL, Graft, environment, graft_in
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from graft.cli.main import main
 
 
 def newest_record(folder: Path) -> dict[str, Any]:
@@ -21,11 +23,35 @@ def newest_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def test_the_default_run_leaves_a_whole_record(graft: Graft, tmp_path: Path) -> None:
-    done = graft(*SMALL)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    record = newest_record(tmp_path)
+class Ended(NamedTuple):
+    """A run that a process made."""
+
+    folder: Path  # where the process ran
+    printed: subprocess.CompletedProcess[str]
+    record: dict[str, Any]
+
+
+def ended(folder: Path, *arguments: str) -> Ended:
+    printed = graft_in(folder)(*arguments)
+    assert printed.returncode == 0, printed.stderr
+    return Ended(folder, printed, newest_record(folder))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """The default run."""
+    return ended(tmp_path_factory.mktemp("runs"), *SMALL)
+
+
+@pytest.fixture(scope="module")
+def second(first: Ended) -> Ended:
+    """A run after it in the same folder, under a strategy of two phases."""
+    return ended(first.folder, *SMALL, "strategy=lp_ft")
+
+
+def test_the_default_run_leaves_a_whole_record(first: Ended) -> None:
+    assert "Traceback" not in first.printed.stderr
+    record = first.record
     expected = (
         "schema id status experiment seed config source target backbone strategy objective metrics selection baselines "
         "transfer transferred cost fingerprints environment history"
@@ -45,23 +71,25 @@ def test_the_default_run_leaves_a_whole_record(graft: Graft, tmp_path: Path) -> 
     assert {"speedup_in_steps", "mean_lead"} <= record["transfer"].keys()
     for metrics in (record["metrics"], record["baselines"]["scratch"]["metrics"]):
         assert {"target/test/loss", "target/test/calibration_error", "target/test/brier_score"} <= metrics.keys()
-    assert "gain" in done.stdout
-    assert "layer group" in done.stdout
-    assert (tmp_path / "outputs" / "latest").resolve().parent.parent == (tmp_path / "outputs").resolve()
+    assert "gain" in first.printed.stdout
+    assert "layer group" in first.printed.stdout
+    outputs = (first.folder / "outputs").resolve()
+    assert (outputs / "latest").resolve().parent.parent == outputs
 
 
-def test_a_scratch_run_says_that_nothing_was_transferred(graft: Graft, tmp_path: Path) -> None:
-    done = graft(*SMALL, "strategy=scratch")
-    assert done.returncode == 0, done.stderr
-    assert newest_record(tmp_path)["transferred"] == {}
-    assert "began from scratch: nothing was transferred" in done.stdout
-    assert "layer group" not in done.stdout
+def test_a_scratch_run_says_that_nothing_was_transferred(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SMALL, "strategy=scratch"]) == 0
+    assert newest_record(empty_folder)["transferred"] == {}
+    printed = capsys.readouterr().out
+    assert "began from scratch: nothing was transferred" in printed
+    assert "layer group" not in printed
 
 
-def test_tensorboard_shows_curves_pictures_and_real_metrics(graft: Graft, tmp_path: Path) -> None:
-    assert graft(*SMALL, "strategy=lp_ft").returncode == 0
-    record = newest_record(tmp_path)
-    events = EventAccumulator(str(tmp_path / "outputs" / "latest" / "tensorboard" / "transfer"))
+def test_tensorboard_shows_curves_pictures_and_real_metrics(second: Ended) -> None:
+    record = second.record
+    events = EventAccumulator(str(second.folder / "outputs" / "latest" / "tensorboard" / "transfer"))
     events.Reload()
     tags = events.Tags()
     assert {"train/loss", "val/accuracy", "lr/head", "lr/backbone.stem", "phase"} <= set(tags["scalars"])
@@ -78,29 +106,12 @@ def test_tensorboard_shows_curves_pictures_and_real_metrics(graft: Graft, tmp_pa
     assert markers == [0, record["history"][0]["step"]]
 
 
-def test_a_second_run_takes_pretraining_and_baseline_from_the_store(graft: Graft, tmp_path: Path) -> None:
-    assert graft(*SMALL).returncode == 0
-    first = newest_record(tmp_path)
-    again = graft(*SMALL, "strategy=linear_probe")
-    assert again.returncode == 0, again.stderr
-    second = newest_record(tmp_path)
-    assert second["id"] != first["id"]
-    assert second["fingerprints"]["weights"] == first["fingerprints"]["weights"]
-    assert second["baselines"] == first["baselines"]
-    stored = list((tmp_path / "outputs" / "store" / "backbone").glob("*/*/manifest.json"))
+def test_a_second_run_takes_pretraining_and_baseline_from_the_store(first: Ended, second: Ended) -> None:
+    assert second.record["id"] != first.record["id"]
+    assert second.record["fingerprints"]["weights"] == first.record["fingerprints"]["weights"]
+    assert second.record["baselines"] == first.record["baselines"]
+    stored = list((second.folder / "outputs" / "store" / "backbone").glob("*/*/manifest.json"))
     assert len(stored) == 1
-
-
-def test_a_sweep_shares_pretraining_and_leaves_a_table(graft: Graft, tmp_path: Path) -> None:
-    done = graft(*SMALL, "-m", "strategy=scratch,fine_tune", "seed=0,1")
-    assert done.returncode == 0, done.stderr
-    [sweep] = {path.parent.parent for path in (tmp_path / "outputs").glob("*/*/*/record.json")}
-    assert len(list(sweep.glob("*/record.json"))) == 4
-    rows = (sweep / "results.csv").read_text().splitlines()
-    assert len(rows) == 5
-    assert "±" in done.stdout
-    stored = list((tmp_path / "outputs" / "store" / "backbone").glob("*/*/manifest.json"))
-    assert len(stored) == 2
 
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from processes import SMALL, Graft
+from processes import SMALL, Graft, graft_in
 from safetensors.torch import load_file
 
 MEBIBYTE = 2**20
@@ -23,20 +23,44 @@ def records(folder: Path, num_jobs: int) -> list[dict[str, Any]]:
     ]
 
 
+def swept(folder: Path, *words: str) -> str:
+    """What a sweep of two strategies and two seeds in the folder prints."""
+    done = graft_in(folder)("-m", *words, "strategy=scratch,linear_probe", "seed=0,1", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "GPU available" not in done.stdout + done.stderr
+    return done.stdout
+
+
+def backbones(folder: Path) -> list[Path]:
+    return list(folder.glob("outputs/store/backbone/*/*/manifest.json"))
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a sweep, one job after another, and what it printed."""
+    folder = tmp_path_factory.mktemp("serial")
+    return folder, swept(folder)
+
+
+def test_a_sweep_shares_pretraining_and_leaves_a_table(serial: tuple[Path, str]) -> None:
+    folder, printed = serial
+    assert len(records(folder, 4)) == len(list(folder.glob("outputs/*/*/*/record.json")))
+    [table] = folder.glob("outputs/*/*-sweep/results.csv")
+    assert len(table.read_text().splitlines()) == 5
+    assert "±" in printed
+    assert "linear_probe  2" in printed
+    assert len(backbones(folder)) == 2
+
+
 @pytest.mark.slow
-def test_jobs_at_the_same_time_end_as_one_after_another(graft: Graft, tmp_path: Path) -> None:
-    launchers = {"serial": (), "together": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")}
-    for name, launcher in launchers.items():
-        (tmp_path / name).mkdir()
-        done = graft("-m", *launcher, "strategy=scratch,linear_probe", "seed=0,1", *SMALL, cwd=tmp_path / name)
-        assert done.returncode == 0, done.stderr
-        assert "linear_probe  2" in done.stdout  # one table at the end
-        assert "GPU available" not in done.stdout + done.stderr
-    for one, other in zip(records(tmp_path / "serial", 4), records(tmp_path / "together", 4), strict=True):
+def test_jobs_at_the_same_time_end_as_one_after_another(tmp_path: Path, serial: tuple[Path, str]) -> None:
+    printed = swept(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert "linear_probe  2" in printed  # one table at the end
+    for one, other in zip(records(serial[0], 4), records(tmp_path, 4), strict=True):
         assert one["metrics"] == other["metrics"]
         assert one["fingerprints"] == other["fingerprints"]
         assert all(torch.equal(tensor, other["weights"][name]) for name, tensor in one["weights"].items())
-    assert len(list(tmp_path.glob("together/outputs/store/backbone/*/*"))) == 2  # one a seed, whoever came first
+    assert len(backbones(tmp_path)) == 2  # one a seed, whoever came first
 
 
 @pytest.mark.slow

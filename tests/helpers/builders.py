@@ -11,7 +11,7 @@ import yaml
 from conf_plugins import CONF
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
-from torchvision.models import VisionTransformer
+from torchvision.models import MobileNetV2, VisionTransformer
 
 from graft.data.domain import Domain
 from graft.data.preprocessing import Preprocessing
@@ -109,6 +109,16 @@ def tiny_vit(size: int = 32) -> SequentialBackbone:
     preprocessing = Preprocessing(size=size, mean=(0.5,) * 3, std=(0.5,) * 3)
     backbone = SequentialBackbone(layer_groups(native), 16, preprocessing, Overrides())
     backbone.name = "tiny_vit"
+    return backbone
+
+
+def small_mobilenet(size: int = 32) -> SequentialBackbone:
+    """A `mobilenet_v2` of torchvision's with a third of the blocks, narrower ones, in as many stages."""
+    stages = [[1, 8, 1, 1], [6, 8, 1, 2], [6, 16, 1, 2], [6, 16, 1, 2], [6, 24, 2, 2]]
+    native = MobileNetV2(inverted_residual_setting=stages)
+    preprocessing = Preprocessing(size=size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    backbone = SequentialBackbone(layer_groups(native), native.last_channel, preprocessing, Overrides())
+    backbone.name = "mobilenet_v2"
     return backbone
 
 
