@@ -18,7 +18,10 @@ class Side(Protocol):
 
     trainer: Any
     view: Any
-    partly_labelled: bool
+
+    @property
+    def partly_labelled(self) -> bool:
+        """Whether some training samples have labels and others not."""
 
     def begin(self, seed: int, first_epoch: int, augment: bool = ...) -> None:
         """Set the order and the views of the fit that follows."""
