@@ -73,6 +73,8 @@ def run_rows(record: Record) -> list[tuple[str, str]]:
     rows += [(f"after: {name}", after_line(result, record)) for name, result in record.get("after", {}).items()]
     cost = record["cost"]
     seconds = f"{cost['pretrain_seconds']:.1f} pretraining, {cost['fit_seconds']:.1f} transfer"
+    if cost.get("selection_seconds"):
+        seconds += f", {cost['selection_seconds']:.1f} scoring epochs"
     rows.append(("seconds", seconds + (f", {cost['baseline_seconds']:.1f} baseline" if record["baselines"] else "")))
     rows.append(("parameters trained", f"{cost['trainable_parameters']:,} of {cost['num_parameters']:,}"))
     return rows
