@@ -75,6 +75,13 @@ def test_the_trainers_limits_count(limit: float | None, batches: int, tmp_path: 
     assert phase_work(how, domain, phase, solved=False) == Work(3, batches, 1, 60)
 
 
+def test_features_of_both_domains_are_computed_once(tmp_path: Path) -> None:
+    source, target = tiny_domain(tmp_path), tiny_domain(tmp_path, val_fraction=0.0, labels_per_class=1)
+    how = training("linear_probe")
+    [phase] = how.strategy.resolve(network(), 3)
+    assert phase_work(how, source, phase, solved=False, unlabelled=target).images == 48 + 12 + 60
+
+
 def test_twice_the_epochs_take_twice_as_long(experiment: Callable[..., Experiment]) -> None:
     once, twice = (costs(experiment(f"trainer.max_epochs={epochs}")) for epochs in (10, 20))
     assert once.keys() == {"data", "pretraining", "transfer", "baseline scratch"}
