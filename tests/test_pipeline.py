@@ -277,7 +277,7 @@ def test_an_adapter_enters_the_key_of_the_stage_and_of_features(config: Callable
 def test_probes_of_one_backbone_are_scored_from_the_same_features(
     record_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe = ("strategy=linear_probe", "baselines=[]", "selection=best_val")
+    probe = ("strategy=linear_probe", "baselines=[]", "selection.rule=best_val")
     first = record_of(*probe)
     through = record_of(*probe, "features.cache_limit_gib=0")
     assert through["metrics"] == first["metrics"]

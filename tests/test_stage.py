@@ -473,13 +473,13 @@ def test_other_precisions_train_from_cached_features_too(
 def test_caching_features_is_part_of_the_cost(
     tmp_path: Path, domain: Domain, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get = FeatureCache.get
+    get = FeatureCache.get_all
 
     def slowly(*arguments: Any) -> Any:
         time.sleep(0.3)
         return get(*arguments)
 
-    monkeypatch.setattr(FeatureCache, "get", slowly)
+    monkeypatch.setattr(FeatureCache, "get_all", slowly)
     fitted = run(tmp_path, domain, "linear_probe", 2, cache=cache)
     assert fitted.seconds >= fitted.history[-1]["seconds"] >= fitted.history[0]["seconds"] >= 0.3
 

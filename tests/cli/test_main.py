@@ -13,6 +13,7 @@ def test_a_first_word_that_is_a_command_runs_it(capsys: pytest.CaptureFixture[st
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
         "constant",
         "cosine",
+        "inverse_decay",
         "one_cycle",
         "slanted_triangular",
         "step",

@@ -62,7 +62,7 @@ def test_a_linear_probe_goes_on_with_the_backbone_and_the_features(images: Path)
     assert len(before) == 1
     assert main([*words, "strategy=linear_probe"]) == 0
     assert before < cached(images)
-    assert len(cached(images)) == 2  # the validation samples' too
+    assert len(cached(images)) == 4  # those of the validation and test samples for training and for scores
     assert len(list(images.glob("outputs/store/backbone/*/*"))) == 1
 
 

@@ -82,7 +82,7 @@ def same_batches(one: Domain, other: Domain) -> bool:
 
     def views(domain: Domain) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(3)
-        return [tensor for batch in domain.train_dataloader() for tensor in domain.view.train(batch, generator)]
+        return [tensor for batch in domain.train_dataloader() for tensor in domain.view.train(batch, generator)[:3]]
 
     return all(torch.equal(a, b) for a, b in zip(views(one), views(other), strict=True))
 

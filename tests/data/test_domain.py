@@ -101,7 +101,7 @@ def test_test_labels_have_no_influence_on_training() -> None:
     one, other = loaded(), loaded(Permuted())
     for name in ("train", "val"):
         for a, b in zip(one.loader(name), other.loader(name), strict=True):
-            assert all(map(torch.equal, a, b))
+            assert all(map(torch.equal, a[:3], b[:3]))
 
 
 def test_nothing_is_read_again_for_the_same_preprocessing() -> None:
@@ -173,16 +173,16 @@ def test_without_validation_samples_there_is_no_loader() -> None:
     assert len(domain.test_dataloader()) > 0
 
 
-def test_unlabelled_batches_are_of_all_training_images_and_hold_no_labels() -> None:
+def test_unlabelled_batches_are_of_the_images_outside_the_budget_and_hold_no_labels() -> None:
     domain = loaded(labels_per_class=1)
     seen = []
     for batch in domain.unlabelled_loader("train"):
         assert isinstance(batch, UnlabelledBatch)
         seen += numbers([batch])
-    assert len(seen) == 54
+    assert len(seen) == 54 - domain.sizes["train"] == 51
     assert not set(seen) & set(numbers(domain.loader("val")))
     assert max(seen) < 1000
-    assert set(numbers(domain.loader("train"))) < set(seen)
+    assert not set(seen) & set(numbers(domain.loader("train")))
 
 
 def test_ranks_share_training_samples_and_each_sees_all_of_val() -> None:
@@ -214,7 +214,7 @@ def test_images_that_do_not_fit_in_memory_are_the_same() -> None:
     assert kept._num_workers(kept.datasets["train"].images) == 0
     assert loaded(memory_limit_gib=0.0)._num_workers(streamed.datasets["train"].images) > 0
     for a, b in zip(kept.train_dataloader(), streamed.train_dataloader(), strict=True):
-        assert all(map(torch.equal, a, b))
+        assert all(map(torch.equal, a[:3], b[:3]))
 
 
 class Files:
