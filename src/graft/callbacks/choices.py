@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from graft.adaptation.selection import best_epochs
+from graft.averaging import State
 from graft.callbacks.candidates import EPOCH, History, oracle_choice
 from graft.callbacks.checkpoints import read_checkpoint
 
 ORACLE_RULE = "oracle"
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
