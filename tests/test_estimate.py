@@ -76,7 +76,7 @@ def test_the_trainers_limits_count(limit: float | None, batches: int, tmp_path: 
 
 
 def test_features_of_both_domains_are_computed_once(tmp_path: Path) -> None:
-    source, target = tiny_domain(tmp_path), tiny_domain(tmp_path, val_fraction=0.0, labels_per_class=1)
+    source, target = tiny_domain(tmp_path), tiny_domain(tmp_path, val_fraction=0.0)
     how = training("linear_probe")
     [phase] = how.strategy.resolve(network(), 3)
     assert phase_work(how, source, phase, solved=False, unlabelled=target).images == 48 + 12 + 60
