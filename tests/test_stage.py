@@ -2,8 +2,9 @@
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,23 @@ def run(folder: Path, domain: Domain, how: str, epochs: int, *callbacks: Callbac
     return fit_stage(stage(folder, domain, how_trained, cache=cache), net)
 
 
-def undisturbed_and_resumed(
-    folder: Path, domain: Domain, how: str, epochs: int, interrupted: int
-) -> tuple[Fitted, Fitted]:
-    """A stage left alone, and the same one cut off in an epoch and given again."""
-    undisturbed = run(folder / "a", domain, how, epochs)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Fitted]:
+    """Stages left alone, each fitted once."""
+
+    @lru_cache
+    def fitted(how: str, epochs: int) -> Fitted:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        return run(folder / "stage", tiny_domain(folder), how, epochs)
+
+    return fitted
+
+
+def resumed(folder: Path, domain: Domain, how: str, epochs: int, interrupted: int) -> Fitted:
+    """A stage cut off in an epoch and given again."""
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        run(folder / "b", domain, how, epochs, Interrupt(interrupted))
-    return undisturbed, run(folder / "b", domain, how, epochs)
+        run(folder, domain, how, epochs, Interrupt(interrupted))
+    return run(folder, domain, how, epochs)
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -116,23 +126,25 @@ def test_after_each_thaw_trainable_is_in_the_optimiser_is_given_gradients(
 
 @pytest.mark.parametrize("how", [*MULTI_PHASE, "fine_tune"])
 @pytest.mark.parametrize("epoch", [0, 1, 2, 4, 5])
-def test_resumed_is_bit_equal_to_undisturbed(tmp_path: Path, domain: Domain, how: str, epoch: int) -> None:
-    undisturbed, resumed = undisturbed_and_resumed(tmp_path, domain, how, 6, epoch)
-    assert equal(undisturbed.last, resumed.last)
-    assert equal(undisturbed.best, resumed.best)
+def test_resumed_is_bit_equal_to_undisturbed(
+    tmp_path: Path, domain: Domain, undisturbed: Callable[[str, int], Fitted], how: str, epoch: int
+) -> None:
+    whole, again = undisturbed(how, 6), resumed(tmp_path / "s", domain, how, 6, epoch)
+    assert equal(whole.last, again.last)
+    assert equal(whole.best, again.best)
     drop = ("seconds",)
-    rows = [[{k: v for k, v in row.items() if k not in drop} for row in f.history] for f in (undisturbed, resumed)]
+    rows = [[{k: v for k, v in row.items() if k not in drop} for row in f.history] for f in (whole, again)]
     assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
 @pytest.mark.parametrize("how", ["plateau_unfreeze_best", "fastai_fine_tune", "adabn"])
 def test_what_a_phase_begins_with_is_bit_equal_on_resuming(
-    tmp_path: Path, domain: Domain, how: str, epoch: int
+    tmp_path: Path, domain: Domain, undisturbed: Callable[[str, int], Fitted], how: str, epoch: int
 ) -> None:
-    undisturbed, resumed = undisturbed_and_resumed(tmp_path, domain, how, 5, epoch)
-    assert equal(undisturbed.last, resumed.last)
-    assert equal(undisturbed.best, resumed.best)
+    whole, again = undisturbed(how, 5), resumed(tmp_path / "s", domain, how, 5, epoch)
+    assert equal(whole.last, again.last)
+    assert equal(whole.best, again.best)
 
 
 AVERAGING = {"ema": partial(EMAWeightAveraging, decay=0.9), "swa": partial(StochasticWeightAveraging, start=0.5)}
@@ -284,15 +296,17 @@ def test_every_checkpoint_loads_with_weights_only(tmp_path: Path, domain: Domain
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut off", None])
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
-    tmp_path: Path, domain: Domain, damage: bytes | None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    domain: Domain,
+    undisturbed: Callable[[str, int], Fitted],
+    damage: bytes | None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    undisturbed = run(tmp_path / "a", domain, "fine_tune", 4)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         run(tmp_path / "b", domain, "fine_tune", 4, Interrupt(3))
     last = tmp_path / "b" / LAST
     last.write_bytes(last.read_bytes()[:5000] if damage is None else damage)
-    resumed = run(tmp_path / "b", domain, "fine_tune", 4)
-    assert equal(undisturbed.last, resumed.last)
+    assert equal(undisturbed("fine_tune", 4).last, run(tmp_path / "b", domain, "fine_tune", 4).last)
     assert "not a usable checkpoint" in caplog.text
 
 
