@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from graft.data.threaded import num_cores
 from graft.records.files import file_lock
 
 Level = Literal["ok", "warning", "problem"]
@@ -49,7 +50,7 @@ def diagnose(folders: Mapping[str, Path]) -> Iterator[Finding]:
         yield torch_failure(failure)
     else:
         yield from check_devices(probed, has_nvidia_gpu(), nvidia_driver())
-        yield check_threads(probed["threads"], available_cores())
+        yield check_threads(probed["threads"], num_cores())
     yield from check_memory(available_memory(), Path("/dev/shm"))
     for purpose, folder in folders.items():
         yield check_folder(purpose, folder)
@@ -189,11 +190,6 @@ def _unused_gpu(probed: Mapping[str, Any], driver: str) -> Finding:
     says = f": {reason.splitlines()[0]}" if reason else ""
     mend = "see that nvidia-smi lists the GPU and that CUDA_VISIBLE_DEVICES does not hide it"
     return Finding("problem", "devices", f"there is {has}, but torch finds no GPU{says}", mend)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_threads(threads: int, cores: int) -> Finding:

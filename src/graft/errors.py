@@ -35,3 +35,14 @@ def nearest_path(path: Path) -> str:
         path = path.parent
     match = nearest(path.name, (sibling.name for sibling in path.parent.iterdir())) if path.parent.is_dir() else None
     return f"; did you mean {str(path.parent / match)!r}?" if match else ""
+
+
+def listed(names: Iterable[str], most: int) -> str:
+    """Names in a line, cut after `most`.
+
+    >>> listed(["ant", "bee", "cat"], most=2)
+    'ant, bee and 1 more'
+    """
+    names = list(names)
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graft.batch import BatchView, LabelledBatch
 from graft.data.domain import Domain
+from graft.data.preprocessing import Preprocessing
 from graft.data.threaded import in_order
 from graft.features import FeatureCache, FeatureView, Inference, Prefix, batches_at_once, feature_loader
 from graft.models.network import Network
@@ -142,5 +143,9 @@ def evaluation_loader(domain: Domain, split: str) -> Iterable[LabelledBatch]:
 def evaluation_batch_size(domain: Domain) -> int:
     """The domain's own, or more where images are small."""
     assert domain.preprocessing is not None
-    values = domain.preprocessing.channels * domain.preprocessing.size**2
-    return max(domain.batch_size, BATCH_VALUES // values)
+    return paying_batch_size(domain.preprocessing, domain.batch_size)
+
+
+def paying_batch_size(preprocessing: Preprocessing, least: int) -> int:
+    """`least`, or more where images are small."""
+    return max(least, BATCH_VALUES // (preprocessing.channels * preprocessing.size**2))

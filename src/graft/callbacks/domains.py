@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
 from graft.adaptation.distance import a_distance
+from graft.adaptation.evidence import some_of
 from graft.callbacks.projector import Row, write_projector
 from graft.callbacks.scatter import PLANES, Samples, domains_picture
 from graft.data.datasets import UnlabelledImages
@@ -70,7 +71,7 @@ def some_of_source(domain: Domain, num: int) -> tuple[Tensor, Tensor]:
 def some_of_target(domain: Domain, num: int) -> Tensor:
     """At most so many training images, uint8 [n, c, canvas, canvas], drawn without their labels, the same each time."""
     pool = UnlabelledImages(domain.pool.images, domain.pool.positions)
-    return pool[np.sort(np.random.default_rng(0).permutation(len(pool))[:num])].x
+    return pool[some_of(len(pool), num, seed=0).numpy()].x
 
 
 @dataclass

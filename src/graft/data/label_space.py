@@ -1,10 +1,9 @@
 """How the classes of a target relate to those of the source that it is adapted from: declared, and checked by name."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from graft.errors import UserError
+from graft.errors import UserError, listed
 
 Kind = Literal["closed", "partial", "open"]
 
@@ -52,7 +51,7 @@ def compare(kind: Kind, source: Classes, target: Classes) -> LabelSpace:
     if wrong[kind]:
         fitting = [other for other in wrong if not wrong[other]]
         lacks = [
-            f"{domain.name} lacks {listed(names)}"
+            f"{domain.name} lacks {listed(names, MOST_NAMES)}"
             for domain, names in ((target, source_only), (source, target_only))
             if names
         ]
@@ -61,9 +60,3 @@ def compare(kind: Kind, source: Classes, target: Classes) -> LabelSpace:
             + (f"; label_space={fitting[0]} allows for that" if fitting else "; no label_space allows for both")
         )
     return LabelSpace(kind, source_only, target_only)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a line, the first ten."""
-    shown = ", ".join(names[:MOST_NAMES])
-    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"

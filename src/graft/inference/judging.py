@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from graft.data.domain import Domain
-from graft.errors import UserError
+from graft.data.label_space import MOST_NAMES
+from graft.errors import UserError, listed
 from graft.evaluation import evaluation_loader, predict, scores
 from graft.inference.choices import SPLITS
 from graft.inference.trained import Trained
@@ -45,7 +46,7 @@ def check_same_classes(class_names: Sequence[str], domain: Domain) -> None:
     if run == data:
         return
     differences = [
-        f"only {owner}: {_some([name for name in names if name not in others])}"
+        f"only {owner}: {listed((repr(name) for name in names if name not in others), MOST_NAMES)}"
         for owner, names, others in (("the run", run, data), (domain.name, data, run))
         if set(names) - set(others)
     ]
@@ -53,8 +54,3 @@ def check_same_classes(class_names: Sequence[str], domain: Domain) -> None:
         first = next(index for index, (mine, theirs) in enumerate(zip(run, data, strict=False)) if mine != theirs)
         differences = [f"class {first} is {run[first]!r} in the run and {data[first]!r} in {domain.name}"]
     raise UserError(f"the classes of {domain.name} are not those of the run: {'; '.join(differences)}")
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -10,13 +10,11 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from graft.data.decoding import Unreadable
-from graft.data.preprocessing import Preprocessing
 from graft.data.threaded import in_order, num_cores
-from graft.evaluation import BATCH_VALUES
 from graft.inference.images import Item, in_batches, read_batch
 from graft.inference.trained import Trained
 
-MIN_BATCH = 32
+MIN_BATCH = 32  # images that are predicted at once; more of small ones
 
 
 @dataclass(frozen=True)
@@ -30,11 +28,6 @@ class Prediction:
         """The `count` most probable classes, the most probable first; of equal ones that of the lower number."""
         order: list[int] = np.argsort(-self.probabilities, kind="stable")[:count].tolist()
         return order
-
-
-def usual_batch_size(preprocessing: Preprocessing) -> int:
-    """Images that are predicted at once: more of small ones."""
-    return max(MIN_BATCH, BATCH_VALUES // (preprocessing.channels * preprocessing.size**2))
 
 
 def predictions(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from graft.data.preprocessing import Preprocessing
 from graft.data.threaded import map_all
-from graft.errors import UserError, did_you_mean, nearest_path
+from graft.errors import UserError, did_you_mean, listed, nearest_path
 from graft.models.backbones.base import Backbone
 from graft.records.files import atomic_write_bytes
 from graft.records.hashing import content_hash
@@ -318,5 +318,4 @@ def _refuse(problems: Mapping[str, Sequence[str]]) -> None:
 
 def _some(names: Iterable[str], shown: int = 4) -> str:
     names = list(names)
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{len(names)} ({', '.join(names[:shown])}{rest})"
+    return f"{len(names)} ({listed(names, shown)})"

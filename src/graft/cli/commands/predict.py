@@ -45,7 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     num_classes = len(record["classes"]["names"])
     if options.top_k > num_classes:
         raise UserError(f"--top-k {options.top_k}: the run has {num_classes} classes")
-    from graft.inference.predictions import ROWS, predictions, usual_batch_size
+    from graft.evaluation import paying_batch_size
+    from graft.inference.predictions import MIN_BATCH, ROWS, predictions
     from graft.inference.trained import choose_device
 
     trained = open_run(folder, record).to(choose_device(options.device))
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         say(f"probabilities are calibrated by the run's temperature, {trained.temperature:.4g}")
     elif "temperature" in record.get("after", {}):
         say("probabilities are not calibrated: the run's val images leave the temperature open")
-    batch_size = options.batch_size or usual_batch_size(trained.preprocessing)
+    batch_size = options.batch_size or paying_batch_size(trained.preprocessing, MIN_BATCH)
     trouble, count = Trouble(), 0
     with output(options.output) as file:
         rows = ROWS[options.format](file, trained.class_names, options.top_k, options.probabilities)

@@ -1,7 +1,7 @@
 """Image files in folders: one folder per class, perhaps below one folder per split or per domain."""
 
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from graft.data.readers.base import RawDataset, RawSplit, hash_splits
 from graft.data.versions import files_version
-from graft.errors import UserError, nearest_path
+from graft.errors import UserError, listed, nearest_path
 
 SPLITS = ("train", "val", "test")
 LAYOUTS = "<class>/*.jpg, {train,val,test}/<class>/*.jpg or <domain>/<class>/*.jpg"
@@ -92,7 +92,7 @@ def class_tree(folder: Path) -> ClassTree:
         raise UserError(f"{folder} holds no class folders; expected {LAYOUTS}")
     empty = [name for name, images in files.items() if not images]
     if empty:
-        raise UserError(f"{folder}: no images ({', '.join(IMG_EXTENSIONS)}) in class {listed(empty)}")
+        raise UserError(f"{folder}: no images ({', '.join(IMG_EXTENSIONS)}) in class {quoted(empty)}")
     return ClassTree(folder, files)
 
 
@@ -102,9 +102,9 @@ def common_classes(trees: list[ClassTree]) -> tuple[str, ...]:
     for tree in trees[1:]:
         unshared = first.files.keys() ^ tree.files.keys()
         if unshared:
-            raise UserError(f"{first.folder} and {tree.folder} differ in class {listed(sorted(unshared))}")
+            raise UserError(f"{first.folder} and {tree.folder} differ in class {quoted(sorted(unshared))}")
     if len(first.files) == 1:
-        raise UserError(f"{first.folder} holds one class only, {listed(first.files)}; expected two or more")
+        raise UserError(f"{first.folder} holds one class only, {quoted(first.files)}; expected two or more")
     return tuple(sorted(first.files))
 
 
@@ -155,7 +155,7 @@ def check_only_splits(folder: Path) -> None:
     """Refuse images beside the splits: a `validation` passed over in silence would be missed by nobody."""
     others = [child.name for child in folders_in(folder) if child.name not in SPLITS and image_files(child)]
     if others:
-        raise UserError(f"{folder} holds {listed(others)} beside train; expected {', '.join(SPLITS)} only")
+        raise UserError(f"{folder} holds {quoted(others)} beside train; expected {', '.join(SPLITS)} only")
 
 
 def check_is_folder(path: Path) -> None:
@@ -196,7 +196,6 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
 
 
-def listed(names: Sequence[str] | dict[str, list[Path]], most: int = 8) -> str:
-    """Quoted names, cut after `most`."""
-    shown = ", ".join(repr(name) for name in list(names)[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def quoted(names: Iterable[str]) -> str:
+    """Quoted names, the first eight."""
+    return listed(map(repr, names), most=8)
