@@ -108,3 +108,13 @@ def test_an_unknown_row_is_refused(scripts: Any, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         scripts("main").main(["--only", "toi"])
     assert "no row 'toi'; expected some of toy, cnn" in capsys.readouterr().err
+
+
+def test_every_method_of_adaptation_takes_its_steps(
+    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adaptation = scripts("adaptation")
+    for name, value in {"BATCH_SIZE": 8, "NUM_BANK": 64, "QUICK_STEPS": 1}.items():
+        monkeypatch.setattr(adaptation, name, value)
+    figures = adaptation.prepare(True, tmp_path)()
+    assert figures.keys() == {adaptation.SOURCE_ONLY, *(f"graft, {name}" for name in adaptation.methods())}

@@ -40,7 +40,7 @@ WORKERS = 2
 
 def cifar_input(quick: bool) -> dict[str, float]:
     """Images/s of 32 x 32 images in memory: cropped with padding 4, mirrored, normalised, in batches of 128."""
-    num, repeats = (10_000, 3) if quick else (50_000, 5)
+    num, repeats = (6_000, 3) if quick else (50_000, 5)
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (num, 32, 32, 3), dtype=np.uint8), np.arange(num) % NUM_CLASSES
     peer = peer_loader(TorchvisionArrays(images, labels), batch_size=128)
