@@ -1,6 +1,5 @@
 """`graft soup` on a sweep over tiny images, from the command line to its files."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from builders import write_arrays
 from safetensors.torch import load_file
 
 from graft.cli.main import main
-from graft.records.record import load_record
+from graft.records.record import load_record, write_record
 
 TINY = ["trainer=cpu", "logger=none", "pretrain.max_epochs=1", "trainer.max_epochs=3", "baselines=[]"]
 DATA = ["target=arrays", "target.path=target.npz", "target.val_fraction=0.2", "source=arrays", "source.path=one.npz"]
@@ -115,8 +114,8 @@ def test_other_data_and_no_val_split_are_refused(images: Path, capsys: pytest.Ca
 
 def test_unfinished_runs_are_named_and_left_out(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", *TINY, *DATA, "optimizer.lr=0.001,0.003,0.01"]) == 0
-    path = images / "outputs" / "latest" / "1" / "record.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "failed", "error": "out of luck"}))
+    folder = images / "outputs" / "latest" / "1"
+    write_record(folder, load_record(folder) | {"status": "failed", "error": "out of luck"})
     assert main(["soup", "outputs/latest"]) == 0
     assert "left out, failed: lr=0.003 seed=0: out of luck" in capsys.readouterr().out
     record: dict[str, Any] = load_record(soups(images)[0]["uniform"])

@@ -22,7 +22,7 @@ from graft.data.readers.base import RawSplit
 from graft.evaluation import evaluation_loader, predict
 from graft.inference import exporting
 from graft.inference.trained import open_trained
-from graft.records.record import load_record
+from graft.records.record import load_record, write_record
 
 CLASSES = ("ant", "bee", "wasp")
 RUN = [
@@ -195,7 +195,7 @@ class TestPredict:
         def refused(**changes: Any) -> str:
             folder = tmp_path / "sweep" / "0"
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "record.json").write_text(json.dumps(load_record(run) | changes))
+            write_record(folder, load_record(run) | changes)
             assert main(["predict", str(folder), "photos"]) == 1
             return capsys.readouterr().err
 

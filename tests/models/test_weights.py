@@ -245,7 +245,7 @@ class TestSave:
         head = LinearHead(4, 2)
         save_weights(head, tmp_path / "head.safetensors", {"note": "x"})
         with safe_open(tmp_path / "head.safetensors", "pt") as file:
-            assert file.metadata() == {"note": "x"}
+            assert file.metadata() == {"note": "x", "sha256": state_sha256(head.state_dict())}
             assert torch.equal(file.get_tensor("linear.weight"), head.linear.weight)
 
     def test_tensors_that_are_not_contiguous_or_share_memory(self, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Records: identity, reading back, refusal of what is not one."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -65,9 +64,21 @@ def test_what_is_not_a_record_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_future_schema_is_refused(tmp_path: Path) -> None:
     record = start_record("default", 0, CONFIG) | {"schema": 99}
-    (tmp_path / "record.json").write_text(json.dumps(record))
+    write_record(tmp_path, record)
     with pytest.raises(UserError, match="schema 99"):
         load_record(tmp_path)
+
+
+def test_a_record_that_was_changed_is_refused(tmp_path: Path) -> None:
+    write_record(tmp_path, start_record("default", 0, CONFIG))
+    path = tmp_path / "record.json"
+    written = path.read_text()
+    for changed in (written.replace('"seed": 0', '"seed": 1', 1), written.replace("checksum", "checksun")):
+        path.write_text(changed)
+        with pytest.raises(UserError, match="checksum"):
+            load_record(tmp_path)
+    path.write_text(written)
+    load_record(tmp_path)
 
 
 def write_runs(root: Path, *names: str) -> None:

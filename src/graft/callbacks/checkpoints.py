@@ -3,12 +3,10 @@
 import logging
 import math
 import os
-import pickle
 import shutil
 import time
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
@@ -22,6 +20,7 @@ from graft.errors import UserError
 from graft.module import PREFIX, GraftModule
 from graft.records.files import atomic_file
 from graft.strategies.engine import optimizer_state_by_name
+from graft.torch_files import load_plain
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +43,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint of plain types and tensors onto the CPU.
 
     Raises:
-        UserError: the file is empty, truncated, or holds anything but plain types and tensors.
+        UserError: the file is empty, cut off, damaged, foreign, or holds anything but plain types and tensors.
     """
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, EOFError, RuntimeError, BadZipFile, pickle.UnpicklingError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a usable checkpoint ({str(error).splitlines()[0] if str(error) else 'empty file'})"
-        ) from error
+        checkpoint = load_plain(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a usable checkpoint ({error})") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "stage"} <= checkpoint.keys():
+        raise UserError(f"{path}: not a checkpoint of graft")
+    return checkpoint
 
 
 def read_last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:

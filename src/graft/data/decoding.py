@@ -18,6 +18,8 @@ from graft.data.threaded import map_all, num_cores
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 # Its successor is a package of its own; the version of torchvision is bounded in pyproject.toml.
 warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
+# What Pillow thinks odd in a file and can read all the same.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 

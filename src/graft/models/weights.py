@@ -1,10 +1,9 @@
 """Reading weights from wherever the user has them, and accounting for every key when they are loaded.
 
-Nothing here unpickles code: files are safetensors, or `torch.load(weights_only=True)`.
+Nothing here unpickles code: files are safetensors, or plain values of PyTorch. Those that graft writes carry a hash.
 """
 
 import json
-import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from graft.errors import UserError, did_you_mean, listed, nearest_path
 from graft.models.backbones.base import Backbone
 from graft.records.files import atomic_write_bytes
 from graft.records.hashing import content_hash
+from graft.torch_files import load_plain
 
 RUN_FILE = Path("weights", "backbone.safetensors")
 NETWORK_FILE = Path("weights", "network.safetensors")
@@ -152,10 +152,10 @@ def linear_classifier(backbone: Backbone, state: Mapping[str, Tensor]) -> tuple[
 
 
 def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a module's state as safetensors, all of it or nothing; a backbone's preprocessing goes with it."""
+    """Write a module's state as safetensors with its hash, all or nothing; a backbone's preprocessing goes with it."""
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     own = {"preprocessing": json.dumps(module.preprocessing.as_dict())} if isinstance(module, Backbone) else {}
-    atomic_write_bytes(path, save(state, {**own, **(metadata or {})}))
+    atomic_write_bytes(path, save(state, {"sha256": state_sha256(state), **own, **(metadata or {})}))
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
@@ -206,11 +206,14 @@ def _read_path(spec: str, path: Path, backbone: Backbone) -> WeightsFile:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    if metadata.get("sha256") not in (None, state_sha256(state)):
+        raise ValueError("the values are not those that were written")
+    return state, metadata
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = load_plain(path)
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -226,9 +229,6 @@ READERS: dict[str, Callable[[Path], tuple[dict[str, Tensor], dict[str, str]]]] =
 }
 READ_ERRORS = (
     SafetensorError,
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
     ValueError,
     KeyError,
     TypeError,

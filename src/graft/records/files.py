@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -14,6 +15,8 @@ from uuid import uuid4
 from graft.errors import UserError
 
 log = logging.getLogger(__name__)
+
+CHECKSUM = "checksum"
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -75,17 +78,51 @@ def without_nan(value: Any) -> Any:
     return value
 
 
+def atomic_write_sealed_json(path: Path, value: dict[str, Any]) -> None:
+    """As `atomic_write_json`, with a checksum of the text as the last key."""
+    text = json.dumps(without_nan(value), indent=2, allow_nan=False)
+    seal = f',\n  "{CHECKSUM}": "{sha256(text.encode()).hexdigest()}"\n}}\n'
+    atomic_write_bytes(path, (text.removesuffix("\n}") + seal).encode())
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """What `atomic_write_sealed_json` wrote.
+
+    Raises:
+        UserError: the file is missing, unreadable or damaged, or not what was written.
+    """
+    text = _read_text(path)
+    value = _parsed(text, path)
+    if not isinstance(value, dict) or CHECKSUM not in value:
+        raise UserError(f"{path}: has no checksum, so graft did not write it, or it is damaged")
+    written = text.partition(f',\n  "{CHECKSUM}"')[0] + "\n}"
+    if value.pop(CHECKSUM) != sha256(written.encode()).hexdigest():
+        raise UserError(f"{path}: is damaged, or was changed after it was written: its checksum does not match")
+    return value
+
+
 def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
         UserError: the file is missing, unreadable or damaged.
     """
+    return _parsed(_read_text(path), path)
+
+
+def _read_text(path: Path) -> str:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not valid JSON"
+        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
         raise UserError(f"{path}: cannot be read ({reason})") from error
+
+
+def _parsed(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read (not valid JSON)") from error
 
 
 class LockHeldError(Exception):

@@ -14,7 +14,7 @@ from typing import Any
 
 from graft import __version__
 from graft.errors import UserError, nearest_path
-from graft.records.files import atomic_write_json, read_json
+from graft.records.files import atomic_write_sealed_json, read_sealed_json
 from graft.records.hashing import content_hash
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def end_record(record: dict[str, Any], status: str, error: str | None = None) ->
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write the record of the run in `folder`, whole or not at all."""
-    atomic_write_json(folder / RECORD, record)
+    atomic_write_sealed_json(folder / RECORD, record)
 
 
 def load_record(path: Path) -> dict[str, Any]:
@@ -114,8 +114,8 @@ def load_record(path: Path) -> dict[str, Any]:
         UserError: there is none, it is damaged or incomplete, or another version of graft wrote it.
     """
     path = path / RECORD if path.is_dir() else path
-    record = read_json(path)
-    if not isinstance(record, dict) or "schema" not in record:
+    record = read_sealed_json(path)
+    if "schema" not in record:
         raise UserError(f"{path}: not a record of graft")
     if record["schema"] != SCHEMA:
         raise UserError(f"{path}: has schema {record['schema']!r}, this graft ({__version__}) reads schema {SCHEMA}")

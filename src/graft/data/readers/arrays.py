@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -13,6 +13,19 @@ from graft.errors import UserError, did_you_mean, nearest_path
 
 SPLITS = ("train", "test", "val")
 KEYS = (*(f"{part}_{split}" for split in SPLITS for part in "xy"), "class_names")
+MOST_BYTES, MOST_TIMES = 2**28, 200  # an array that is both larger than the one and packed tighter than the other
+
+
+def refuse_bomb(path: Path) -> None:
+    """A few bytes may claim to be gigabytes; images are not packed like that.
+
+    Raises:
+        ValueError: an array that would fill the memory with next to nothing.
+    """
+    with ZipFile(path) as parts:
+        for part in parts.infolist():
+            if part.file_size > max(MOST_BYTES, MOST_TIMES * part.compress_size):
+                raise ValueError(f"{part.filename} claims {part.file_size:,} bytes in {part.compress_size:,}")
 
 
 class Arrays:
@@ -55,10 +68,11 @@ class Arrays:
             problem = "is a folder; expected a .npz file" if self.path.is_dir() else "no such file"
             raise UserError(f"path={self.path}: {problem}{nearest_path(self.path)}")
         try:
+            refuse_bomb(self.path)
             # Opened here, or NumPy leaves a damaged file open.
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (OSError, ValueError, EOFError, BadZipFile, TypeError, AttributeError) as error:
+        except Exception as error:  # NumPy raises whatever damage leads it to: zlib.error, MemoryError, ...
             raise UserError(f"path={self.path}: not a readable .npz file of plain arrays ({error})") from error
 
     def _split(self, arrays: dict[str, np.ndarray], split: str) -> RawSplit:
