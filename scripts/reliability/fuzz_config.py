@@ -24,10 +24,11 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 LONGEST = 2_000  # characters of an error; it may list every name of a group
 ODD_VALUES = (
     "", "null", "???", "true", "-1", "0", "1e400", "nan", ".inf", "-0.0", "1_000", "0x10", "99999999999999999999",
-    "[]", "{}", "[1,2]", "[a,[b]]", "{a:1}", "{1:{2:3}}", "''", "'a b'", '"\\""', "a b", "a=b", "a,b", "é", "\u202e",
-    "\x00", "${seed}", "${nowhere}", "${oc.env:HOME}", "${oc.env:NO_SUCH}", "${seed:}", "${", "}", "$", "\\", "'", "[",
-    "{", "(", "interval(0,1)", "choice(a,b)", "range(1,3)", "glob(*)", "sort(3,1)", "tag(a,1)", "int(x)", "shuffle(1,2)",
-    "../../etc/passwd", "/", "~", "os.system", "builtins.eval", "torch.nn.Linear", "cifar10", "x" * 300,
+    "[]", "{}", "[1,2]", "[a,[b]]", "{a:1}", "{1:{2:3}}", "''", "'a b'", '"\\""', "a b", "a=b", "a,b", "\u202e",
+    "é", "\x00", "${seed}",
+    "${nowhere}", "${oc.env:HOME}", "${oc.env:NO_SUCH}", "${seed:}", "${", "}", "$", "\\", "'", "[",
+    "{", "interval(0,1)", "choice(a,b)", "range(1,3)", "glob(*)", "sort(3,1)", "tag(a,1)", "int(x)", "shuffle(1,2)",
+    "../../etc/passwd", "/", "~", "(", "os.system", "builtins.eval", "torch.nn.Linear", "cifar10", "x" * 300,
 )  # fmt: skip
 PREFIXES = ("", "", "", "", "+", "++", "~")
 

@@ -21,7 +21,6 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from graft.epoch_loop import use_epoch_loop
 from graft.errors import UserError
 from graft.models.network import Network
 from graft.module import Span, kept_generators
@@ -35,6 +34,7 @@ from graft.stage import (
     begin_regularisation,
     fitting,
     num_trained,
+    own_trainer,
     phase_module,
     prepare_phase,
     settle_groups,
@@ -169,23 +169,17 @@ def range_test(
     The rates of layer groups keep their ratios, so that the one of the curve is the optimiser's.
     """
     curve = Curve()
-    trainer = stage.training.trainer(
+    trainer = own_trainer(
+        stage,
         max_epochs=-1,
         max_steps=NUM_STEPS,
-        precision=stage.training.precision,
         callbacks=[curve],
         logger=False,
-        default_root_dir=stage.folder,
         devices=1,
         strategy="auto",
         limit_val_batches=0,
         enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
     )
-    use_epoch_loop(trainer)
     tested = replace(stage, training=replace(stage.training.with_lr(HIGHEST), schedule=exponential))
     span = Span(phases[index].max_epochs)
     module, data = phase_module(tested, network, phases, index, span, trainer, regularisation)

@@ -426,21 +426,30 @@ def make_trainer(
     checkpoint = StageCheckpoint(stage.folder, stage.key, phase.index, history, MONITOR, untouched)
     checkpoint.phase_monitor = phase_monitor if keep_best else None
     callbacks.append(checkpoint)
-    trainer = stage.training.trainer(
+    trainer = own_trainer(
+        stage,
         max_epochs=phase.max_epochs,
-        precision=stage.training.precision,
         callbacks=callbacks,
         logger=stage.logger or False,
         plugins=[AtomicCheckpointIO()],
-        default_root_dir=stage.folder,
         enable_checkpointing=True,
+    )
+    checkpoint.candidates = stage_candidates(stage, network, trainer.strategy.root_device)
+    return trainer
+
+
+def own_trainer(stage: Stage, **settings: Any) -> Trainer:
+    """The user's trainer in the stage's precision and folder, without what graft does itself."""
+    trainer = stage.training.trainer(
+        precision=stage.training.precision,
+        default_root_dir=stage.folder,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        **settings,
     )
     use_epoch_loop(trainer)
-    checkpoint.candidates = stage_candidates(stage, network, trainer.strategy.root_device)
     return trainer
 
 
