@@ -237,7 +237,7 @@ class DomainLogger(Callback):
 
 
 def outputs_of(network: Network, domain: Domain, images: Tensor, device: torch.device) -> Outputs:
-    """Logits and features, float32 on the CPU, of canvases [n, c, canvas, canvas] under the domain's evaluation view."""
+    """Logits and features, float32 on the CPU, of canvases [n, c, side, side] under the domain's evaluation view."""
     parts = []
     for piece in images.split(BATCH_SIZE):
         x = domain.view.evaluate(piece.to(device)).to(network.dtype)

@@ -156,7 +156,9 @@ def refuse_jobs(errors: Sequence[Sequence[str]], jobs: Sequence[Sequence[str]] |
     lines = []
     for line in dict.fromkeys(line for lines in errors for line in lines):
         suffering = [job for job, its_errors in zip(jobs, errors, strict=True) if line in its_errors]
-        lines.append(line if len(suffering) == len(jobs) else f"{line} (with {' '.join(own_overrides(suffering[0], jobs))})")
+        lines.append(
+            line if len(suffering) == len(jobs) else f"{line} (with {' '.join(own_overrides(suffering[0], jobs))})"
+        )
     refuse(lines)
 
 

@@ -25,7 +25,7 @@ class MapLayer:
 def find_map_layer(network: Network, x: Tensor) -> MapLayer:
     """The last module of the backbone with a map of the image that the logits depend on.
 
-    A map is [n, c, h, w] or [n, h, w, c] of more than one place, or else tokens [n, t, c] of a square of patches. Where
+    A map is [n, c, h, w] or [n, h, w, c] of more than one place, or tokens [n, t, c] of a square of patches. Where
     only a class token goes on to the head, the last tokens that it attends to are the last that count.
 
     Args:
@@ -37,13 +37,13 @@ def find_map_layer(network: Network, x: Tensor) -> MapLayer:
     """
     with torch.enable_grad(), recorded(network.backbone, None) as outputs:
         score = network(x.detach().requires_grad_()).max()
-    for is_kind in (is_map, is_tokens):
-        found = [(name, output) for name, output in outputs if is_kind(output) and output.requires_grad]
-        gradients = torch.autograd.grad(score, [output for _, output in found], allow_unused=True, retain_graph=True)
-        for (name, output), gradient in reversed(list(zip(found, gradients, strict=True))):
-            layer = MapLayer(name, layout_of(output))
-            if gradient is not None and as_map(gradient, layer.layout).any():
-                return layer
+    found = [(name, output) for name, output in outputs if is_map(output) or is_tokens(output)]
+    tensors = [output for _, output in found]
+    gradients = torch.autograd.grad(score, tensors, allow_unused=True) if tensors else ()
+    for (name, output), gradient in reversed(list(zip(found, gradients, strict=True))):
+        layer = MapLayer(name, layout_of(output))
+        if gradient is not None and as_map(gradient, layer.layout).any():
+            return layer
     raise UserError(
         f"{network.backbone.name}: no module of it gives a map or patches of the image that its logits depend on, "
         "so there are no class activation maps"
@@ -83,7 +83,7 @@ def recorded(backbone: nn.Module, name: str | None) -> Iterator[Outputs]:
 
     def note(module_name: str) -> object:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and output.requires_grad:
                 outputs.append((module_name, output))
 
         return hook

@@ -105,7 +105,7 @@ class Viewer:
     device: torch.device
 
     def panels(self, positions: Sequence[int]) -> list[np.ndarray]:
-        """For each image itself, then where its predicted class is seen, then its label; with probabilities and loss."""
+        """For each image itself, where its predicted class and its label are seen, and its probabilities and loss."""
         found: list[np.ndarray] = []
         for first in range(0, len(positions), BATCH_SIZE):
             some = torch.tensor(positions[first : first + BATCH_SIZE])

@@ -17,7 +17,7 @@ table { border-collapse: collapse } td, th { padding: .1em .8em; text-align: lef
 </style>
 <h1>{{ title }}</h1>
 <p>{{ accuracy }} of {{ num_images }} {{ split }} images, loss {{ '%.3f' | format(loss) }}
-{%- if temperature %}; probabilities and losses are calibrated (temperature {{ '%.3g' | format(temperature) }}){% endif %}.
+{%- if temperature %}; calibrated (temperature {{ '%.3g' | format(temperature) }}){% endif %}.
 {% if map_layer %}Beside each image: Grad-CAM at {{ map_layer }} for the predicted class, then for the label.
 {% else %}{{ no_maps }}.{% endif %}</p>
 <h2>Largest losses</h2>
