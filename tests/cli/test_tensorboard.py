@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer as PluginMultiplexer
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.util import tensor_util
 
 from graft.cli.commands.tensorboard import log_folder
 from graft.cli.main import main
@@ -76,8 +77,8 @@ def test_hparams_hold_settings_and_real_final_metrics(sweep: Path) -> None:
 
 
 def scalar(found: Any, run: str, tag: str) -> float:
-    [event] = found.Scalars(run, tag)
-    return float(event.value)
+    [event] = found.Tensors(run, tag)
+    return float(tensor_util.make_ndarray(event.tensor_proto))
 
 
 def test_charts_lay_training_and_validation_and_baselines_over_each_other(sweep: Path) -> None:
