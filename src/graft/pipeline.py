@@ -57,7 +57,6 @@ from graft.records.files import atomic_write_json, without_nan
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
 from graft.regularisers.base import Origin
-from graft.reports.rules import rules_of
 from graft.stage import MEMORY_FORMATS, Fitted, Stage, fit_stage, num_trained, snapshot
 from graft.strategies.engine import uses_data_statistics
 from graft.strategies.plan import plan_table
@@ -694,8 +693,9 @@ def shown_metrics(record: dict[str, Any]) -> dict[str, float]:
     }
     if record["transfer"]:
         metrics["gain"] = record["transfer"]["gain"]
-    for rule, entry in rules_of(record).items():
-        metrics[f"selection/{rule}/target/test/accuracy"] = entry["target/test/accuracy"]
+    for rule, entry in record["selection"].items():
+        if isinstance(entry, Mapping):
+            metrics[f"selection/{rule}/target/test/accuracy"] = entry["target/test/accuracy"]
     for name, result in record["after"].items():
         metrics |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
     return metrics

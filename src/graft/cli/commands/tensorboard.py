@@ -6,7 +6,7 @@
 Without DIR it shows outputs/latest. The jobs of a sweep are named by what sets them apart. Ctrl-C ends it.
 """
 
-import subprocess
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ EVENTS = "*tfevents*"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run TensorBoard until it is interrupted; returns the exit code."""
+    """Become TensorBoard, which Ctrl-C ends."""
     parser = command_parser("tensorboard")
     parser.add_argument("folder", type=Path, nargs="?", default=LATEST, metavar="DIR", help="by default outputs/latest")
     parser.add_argument("--port", type=int, help="where it listens; by default 6006, or the next that is free")
@@ -31,14 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.port is not None:
         command += ["--port", str(options.port)]
     print(f"graft: TensorBoard on {folder}; Ctrl-C ends it", flush=True)
-    process = subprocess.Popen(command)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:  # which the terminal sends to TensorBoard as well
-        return 0
-    finally:
-        process.terminate()
-        process.wait()
+    os.execv(sys.executable, command)  # signals reach TensorBoard itself, and no second process is left behind
 
 
 def log_folder(folder: Path) -> Path:
