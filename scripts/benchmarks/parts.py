@@ -122,7 +122,7 @@ def fit(
     )
     logger = TensorBoardLogger(own, name="", version="", default_hp_metric=False)
     cache = FeatureCache(Store(own / "store"), limit=10 * 2**30)
-    stage = Stage("benchmark", "0" * 64, training, domain, None, 0, own / "stage", logger, cache)
+    stage = Stage("benchmark", "0" * 64, training, domain, None, 0, own / "stage", [logger], cache)
     with on_a_terminal():
         fitted = fit_stage(stage, network)
     logger.finalize("success")

@@ -158,7 +158,7 @@ def stage_cost(
         cache = FeatureCache(Store(Path(folder) / "store"), limit)
         if origin is not None:
             origin = replace(origin, store=Store(Path(folder) / "store"))
-        stage = Stage("trial", "trial", training, part, None, training.seed, Path(folder), None, cache, origin)
+        stage = Stage("trial", "trial", training, part, None, training.seed, Path(folder), (), cache, origin)
         if unlabelled is not None:
             stage = replace(stage, unlabelled=small_part(unlabelled))
         for phase in training.phases(network):

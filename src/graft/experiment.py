@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loggers import Logger
 from torch.optim import Optimizer
 
 from graft.adaptation.base import Adaptation
 from graft.adaptation.selection import Selection
+from graft.callbacks.loggers import Maker, Place, StageLoggers
 from graft.data.domain import Domain
 from graft.models.adapters.base import Adapter
 from graft.models.backbones.base import Backbone
@@ -150,12 +150,15 @@ class Experiment:
     baselines: Mapping[str, Strategy]  # strategies trained on the same target, labels and budget, for comparison
     after: Mapping[str, AfterMethod]  # what is done once the target stage is over
     selection: Selection  # the rule behind the headline figures, and those that are shown beside it
-    logger: Callable[[Path], Logger] | None  # run folder -> logger
+    loggers: Mapping[str, Maker]  # what makes the loggers of a stage, by name
     store: Path
     features_limit: int  # bytes that outputs of frozen parts may take in the store; 0: none are kept
     cka_images: int  # of the target, on which the layer groups' outputs before and after are compared; 0: they are not
     feature_plots: FeaturePlots
+    projector_images: int  # of the target's test split that TensorBoard's projector shows; 0: none
     config: dict[str, Any]  # plain and resolved, as it goes into the record
+    place: Place | None = None  # where loggers write; None: the run's own folder
+    log: StageLoggers | None = None  # while the run goes on; None: nothing is logged
 
     @property
     def adapts(self) -> bool:

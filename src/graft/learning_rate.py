@@ -88,7 +88,7 @@ def search(stage: Stage, network: Network) -> dict[str, Any]:
     """The range test of a stage (`find_rate`); uses the network up and leaves nothing in the stage's folder."""
     began = time.monotonic()
     with TemporaryDirectory() as folder, kept_generators(stage.training.device):
-        curve = curve_of(replace(stage, folder=Path(folder), logger=None), network)
+        curve = curve_of(replace(stage, folder=Path(folder), loggers=()), network)
     if curve is None:
         return {"lr": None, "reason": NOTHING_STEPPED, "seconds": time.monotonic() - began}
     try:

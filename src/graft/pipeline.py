@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
 from safetensors.torch import load_file
 
 from graft.adaptation.open_set import open_set_scores
 from graft.after.base import Finished
 from graft.batch_size import Case, is_known, settle_batch_sizes
-from graft.callbacks.board import confusion_of, log_curves, log_result
+from graft.callbacks.board import confusion_of, log_baselines, log_curves, log_result
 from graft.callbacks.choices import Choice
-from graft.callbacks.domains import DomainLogger, DomainWatch, save_picture
+from graft.callbacks.domains import DomainLogger, DomainWatch, project_test, save_picture
+from graft.callbacks.loggers import Place, StageLoggers
 from graft.data.aligned import UNKNOWN, align
 from graft.data.domain import Domain
 from graft.data.label_space import RELATION, compare
@@ -55,7 +57,6 @@ from graft.records.files import atomic_write_json, without_nan
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
 from graft.regularisers.base import Origin
-from graft.reports.rules import rules_of
 from graft.stage import MEMORY_FORMATS, Fitted, Stage, fit_stage, num_trained, snapshot
 from graft.strategies.engine import uses_data_statistics
 from graft.strategies.plan import plan_table
@@ -75,6 +76,17 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: something the user gave cannot be used.
     """
+    log, failed = StageLoggers(experiment.loggers, experiment.place or Place(folder)), True
+    try:
+        record = run_logged(replace(experiment, log=log), folder)
+        failed = False
+    finally:
+        log.close(failed)
+    return record
+
+
+def run_logged(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """The same, with loggers that the stages write to."""
     started = time.monotonic()
     store = Store(experiment.store)
     weights = load_domains(experiment)
@@ -106,7 +118,7 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
     confusion = confusion_of(record)
     save_picture(folder, "confusion", confusion)
-    show_in_logger(tuned, folder, record, confusion, watch)
+    show_in_loggers(tuned, network, record, confusion, watch)
     record["domains"] = without_nan(watch.report()) if watch is not None else {}
     record = end_record(record, "done")
     write_record(folder, record)
@@ -290,7 +302,7 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
         return network
 
     key = source_key(experiment, experiment.pretrain, weights)
-    quiet = replace(experiment, logger=None)
+    quiet = replace(experiment, log=None)
     with open_stage(quiet, "pretrain", key, experiment.pretrain, source, Path()) as stage:
         training = searched(stage, new_network, store)
     key = source_key(experiment, training, weights)
@@ -329,7 +341,7 @@ def found_rate(
 ) -> Training:
     """The training of a target stage at the learning rate that a range test suggests, where it is `auto`."""
     key = target_key(experiment, training, start, adapter)
-    with open_stage(replace(experiment, logger=None), name, key, training, experiment.target, Path()) as stage:
+    with open_stage(replace(experiment, log=None), name, key, training, experiment.target, Path()) as stage:
         stage = replace(stage, origin=origin_of(experiment, start))
         return searched(stage, lambda: starting_network(experiment, start, adapter), Store(experiment.store))
 
@@ -576,8 +588,8 @@ def after_transfer(experiment: Experiment, start: Start, network: Network, folde
     results: dict[str, Any] = {}
     for name, method in experiment.after.items():
         started = time.monotonic()
-        with open_stage(experiment, "transfer", key, training, target, folder) as stage:
-            results[name] = method(Finished(replace(stage, logger=None), network, source_accuracy, save))
+        with open_stage(replace(experiment, log=None), "transfer", key, training, target, folder) as stage:
+            results[name] = method(Finished(stage, network, source_accuracy, save))
         results[name]["seconds"] = time.monotonic() - started
         say(name, target, results[name]["metrics"]["target/test/accuracy"], results[name]["seconds"])
     return results
@@ -627,17 +639,17 @@ def source_network(experiment: Experiment, seed: int) -> Network:
 def open_stage(
     experiment: Experiment, name: str, key: str, training: Training, domain: Domain, folder: Path
 ) -> Iterator[Stage]:
-    """A stage with a logger of its own, so that stages lie over each other under the same tags."""
-    logger = experiment.logger(folder / "tensorboard" / name) if experiment.logger else None
+    """A stage with loggers of its own, so that stages lie over each other under the same tags."""
+    loggers = experiment.log.of(name) if experiment.log is not None else ()
     source = experiment.source if domain is experiment.target else None
     cache = feature_cache(experiment)
     keep_start = name == "transfer" and any(method.needs_start for method in experiment.after.values())
-    stage = Stage(name, key, training, domain, source, training.seed, folder / name, logger, cache)
+    stage = Stage(name, key, training, domain, source, training.seed, folder / name, loggers, cache)
     if training.adaptation:
         assert experiment.source is not None
         stage = replace(stage, domain=experiment.source, unlabelled=domain)
     yield replace(stage, keep_start=keep_start)
-    if logger is not None:
+    for logger in loggers:
         logger.finalize("success")
 
 
@@ -646,31 +658,47 @@ def feature_cache(experiment: Experiment) -> FeatureCache | None:
     return FeatureCache(Store(experiment.store), experiment.features_limit) if experiment.features_limit else None
 
 
-def show_in_logger(
-    experiment: Experiment, folder: Path, record: dict[str, Any], confusion: np.ndarray, watch: DomainWatch | None
+def show_in_loggers(
+    experiment: Experiment, network: Network, record: dict[str, Any], confusion: np.ndarray, watch: DomainWatch | None
 ) -> None:
-    """The run's settings with its real final metrics, and pictures of its result, in the transfer stage's log."""
-    if experiment.logger is None:
-        return
+    """The run's settings with its real final metrics, and pictures of its result, in the transfer stage's logs."""
+    settings, metrics = shown_settings(experiment, record), shown_metrics(record)
+    for logger in experiment.log.of("transfer") if experiment.log is not None else ():
+        log_curves(logger, record["after"])
+        log_baselines(logger, record["baselines"])
+        if watch is not None:
+            watch.log_end(logger, record["cost"]["steps"])
+        elif isinstance(logger, TensorBoardLogger) and experiment.projector_images:
+            device = experiment.transfer.device
+            project_test(Path(logger.log_dir), network, experiment.target, experiment.projector_images, device)
+        log_result(logger, settings, metrics, record, confusion)
+
+
+def shown_settings(experiment: Experiment, record: dict[str, Any]) -> dict[str, Any]:
+    """The settings by which runs are compared: some of every run, and those that set a job of a sweep apart."""
     settings = {name: record[name] for name in ("source", "target", "backbone", "strategy", "objective", "seed")}
     settings |= {"adapter": record["adapter"]["kind"] if record["adapter"] else "none"}
     settings |= {"labels_per_class": experiment.config["target"].get("labels_per_class") or "all"}
     settings |= {"lr": experiment.transfer.lr, "max_epochs": experiment.transfer.max_epochs}
+    overrides = experiment.place.overrides if experiment.place is not None else ()
+    swept = dict(text.lstrip("+").split("=", 1) for text in overrides if "=" in text)
+    return settings | {key: value for key, value in swept.items() if key.rpartition(".")[2] not in settings}
+
+
+def shown_metrics(record: dict[str, Any]) -> dict[str, float]:
+    """The final figures: of the run's selection rule, of the others, of baselines, and the gain."""
     metrics = {name: value for name, value in record["metrics"].items() if value is not None}
     metrics |= {
         f"baseline/{name}": value["metrics"]["target/test/accuracy"] for name, value in record["baselines"].items()
     }
     if record["transfer"]:
         metrics["gain"] = record["transfer"]["gain"]
-    for rule, entry in rules_of(record).items():
-        metrics[f"selection/{rule}/target/test/accuracy"] = entry["target/test/accuracy"]
+    for rule, entry in record["selection"].items():
+        if isinstance(entry, Mapping):
+            metrics[f"selection/{rule}/target/test/accuracy"] = entry["target/test/accuracy"]
     for name, result in record["after"].items():
         metrics |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
-    logger = experiment.logger(folder / "tensorboard" / "transfer")
-    log_curves(logger, record["after"])
-    if watch is not None:
-        watch.log_end(logger, record["cost"]["steps"])
-    log_result(logger, settings, metrics, record, confusion)
+    return metrics
 
 
 def describe_device(device: torch.device) -> str:

@@ -78,7 +78,7 @@ def open_kitchen(experiment: Experiment, run: tuple[Path, dict[str, Any]]) -> tu
         experiment.source.load(preprocessing)
     training = experiment.transfer
     training.plain_trainer().precision_plugin.convert_module(network)
-    return Stage("soup", "", training, target, experiment.source, training.seed, folder, None, None), network
+    return Stage("soup", "", training, target, experiment.source, training.seed, folder, (), None), network
 
 
 def load_mean(stage: Stage, network: Network, states: Sequence[State], members: Sequence[int]) -> None:

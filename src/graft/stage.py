@@ -85,7 +85,7 @@ class Stage:
     source: Domain | None  # for mappings that are solved from both domains
     seed: int
     folder: Path
-    logger: Logger | None
+    loggers: Sequence[Logger]
     cache: FeatureCache | None  # None: images go through frozen parts in every epoch
     origin: Origin | None = None  # the source stage, for regularisers; None where the weights come from elsewhere
     unlabelled: Domain | None = None  # a target that is adapted to, with few labels or none; `domain` is the source
@@ -170,9 +170,10 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     if any(phase.trained_names for phase in phases):
         with solving:
             position.regularisation = begin_regularisation(stage, network, position)
-    if stage.logger is not None and not history:
-        log_views(stage.logger, stage.domain, stage.seed)
-        log_search(stage.logger, training.search)
+    if not history:
+        for logger in stage.loggers:
+            log_views(logger, stage.domain, stage.seed)
+            log_search(logger, training.search)
     for index in range(position.phase_index, len(phases)):
         phases = replan(phases, index, num_epochs_before(history, index))
         apply_phase(network, phases[index])
@@ -430,7 +431,7 @@ def make_trainer(
         stage,
         max_epochs=phase.max_epochs,
         callbacks=callbacks,
-        logger=stage.logger or False,
+        logger=list(stage.loggers) or False,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=True,
     )

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from graft.build.assembly import build_experiment, experiment_name
+from graft.callbacks.loggers import Place
 from graft.errors import UserError
 from graft.models.backbones.cnn import Cnn
 from graft.models.heads.mlp import MlpHead
@@ -106,16 +107,16 @@ def test_callbacks_are_fresh_for_each_fit(composed: Composed) -> None:
     assert first is not second
 
 
-@pytest.mark.parametrize(("name", "kind"), [("tensorboard", TensorBoardLogger), ("csv", CSVLogger), ("none", None)])
-def test_logger_writes_where_it_is_told(name: str, kind: type | None, composed: Composed, tmp_path: Path) -> None:
-    make = build_experiment(composed(f"logger={name}")).logger
-    if kind is None:
-        assert make is None
-        return
-    assert make is not None
-    logger = make(tmp_path / "here")
-    assert isinstance(logger, kind)
-    assert Path(logger.log_dir or "") == tmp_path / "here"
+@pytest.mark.parametrize(("name", "kinds"), [("tensorboard", [TensorBoardLogger]), ("csv", [CSVLogger]), ("none", [])])
+def test_loggers_write_where_they_are_told(name: str, kinds: list[type], composed: Composed, tmp_path: Path) -> None:
+    makers = build_experiment(composed(f"logger={name}")).loggers
+    loggers = [make(Place(tmp_path, "3 seed=1", "transfer")) for make in makers.values()]
+    assert [type(logger) for logger in loggers] == kinds
+    assert all(Path(logger.log_dir or "") == tmp_path / name / "3 seed=1" / "transfer" for logger in loggers)
+
+
+def test_several_loggers_at_once(composed: Composed) -> None:
+    assert list(build_experiment(composed("logger=[tensorboard,csv]")).loggers) == ["tensorboard", "csv"]
 
 
 def test_keys_for_the_user_alone_are_not_passed_on(composed: Composed) -> None:

@@ -125,6 +125,32 @@ def test_show_prints_the_file_and_the_whole(capsys: pytest.CaptureFixture[str], 
     assert whole["num_workers"] is None
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("ls lp_ft", "no such group, but one of the choices of strategy"),
+        ("ls strategy/lp_ft", "expected a group, such as strategy; graft show strategy/lp_ft prints"),
+        ("show lp_tf", "expected GROUP/NAME; did you mean 'strategy/lp_ft'?"),
+        ("show digit", "did you mean 'source/digits' or 'target/digits'?"),
+        ("show stratgy/lp_ft", "did you mean 'strategy'?"),
+        ("new strategy mine --form lp_ft", "the following arguments are required: --from"),
+        ("ls --config-dri conf", "did you mean '--config-dir'?"),
+        ("export outputs --format onx", "did you mean 'onnx'?"),
+        ("interprt outputs/latest", "no such command; did you mean 'interpret'?"),
+        ("logger=tensorbord", "did you mean 'tensorboard'?"),
+        ("callbacks.early_stoping.patience=3", "no such key; callbacks=early_stopping brings callbacks.early_stopping"),
+        ("logger=[tensorboard,cvs]", "did you mean 'csv'?"),
+        ("logger=wandb logger.wandb.projct=x", "did you mean 'logger.wandb.project'?"),
+        ("logger=wandb logger.wandb.mode=onlin", "expected 'offline' or 'online'"),
+    ],
+)
+def test_misspelt_names_are_met_with_the_nearest(
+    words: str, hint: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 1
+    assert hint in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("choice", ["strategy", "strategy/lp_tf", "strtegy/lp_ft", "hydra/config"])
 def test_show_of_something_else(choice: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", choice]) == 1

@@ -53,7 +53,7 @@ def test_an_error_brings_no_others_along(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_an_unknown_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--mutlirun"]) == 1
-    assert capsys.readouterr().err == "graft: unrecognized arguments: --mutlirun; graft --help says more\n"
+    assert capsys.readouterr().err == "graft: unrecognized arguments: --mutlirun; did you mean '--multirun'?\n"
 
 
 def test_our_own_mistakes_are_two_lines(capsys: pytest.CaptureFixture[str]) -> None:

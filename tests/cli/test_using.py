@@ -214,6 +214,43 @@ class TestPredict:
         assert "a sweep; expected the folder of one run, such as" in capsys.readouterr().err
 
 
+class TestInterpret:
+    def test_losses_pictures_and_figures(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["interpret", str(run), "--top", "5"]) == 0
+        assert "wrote" in capsys.readouterr().out
+        folder, record = run.resolve() / "interpret", load_record(run)
+        found = json.loads((folder / "interpretation.json").read_text())
+        probabilities, labels = expected_probabilities(run), np.repeat(np.arange(3), 6)
+        losses = -np.log(probabilities[range(18), labels])
+        table = rows((folder / "losses.csv").read_text())
+        assert [float(row["loss"]) for row in table] == pytest.approx(np.sort(losses)[::-1].tolist(), rel=1e-4)
+        first = int(losses.argmax())
+        assert table[0]["image"].endswith(f"photos/test/{CLASSES[first // 6]}/{first % 6}.png")
+        assert table[0]["predicted"] == CLASSES[int(probabilities[first].argmax())]
+        assert [row["loss"] for row in found["top_losses"]] == [float(row["loss"]) for row in table[:5]]
+        assert found["confusion"] == record["classes"]["confusion"]
+        assert found["accuracy"] == record["metrics"]["target/test/accuracy"]
+        assert found["map_layer"] == "stage1.pool"
+        pairs = {(pair["label"], pair["predicted"]): pair["samples"] for pair in found["most_confused"]}
+        named = {(m["label"], m["predicted"]): m["samples"] for m in record["classes"]["most_confused"]}
+        assert pairs == named
+        pictures = ["top_losses.png", "confusion.png", *(pair["picture"] for pair in found["most_confused"])]
+        page = (folder / "index.html").read_text()
+        for name in pictures:
+            assert f'src="{name}"' in page
+            with Image.open(folder / name) as picture:
+                assert min(picture.size) > 30
+
+    def test_another_split_elsewhere(self, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        assert main(["interpret", str(run), "--split", "val", "--output", str(tmp_path / "val")]) == 0
+        assert len(rows((tmp_path / "val" / "losses.csv").read_text())) == 9
+        capsys.readouterr()
+
+    def test_no_number_of_images(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["interpret", str(run), "--top", "0"]) == 1
+        assert capsys.readouterr().err == "graft: --top 0: expected a positive number\n"
+
+
 def evaluation(folder: Path) -> dict[str, Any]:
     newest = max((folder / "outputs" / "evaluate").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     found: dict[str, Any] = json.loads((newest / "evaluation.json").read_text())

@@ -100,7 +100,7 @@ def training(
 
 def stage(folder: Path, domain: Domain, how: Training, key: str = "0" * 64, cache: FeatureCache | None = None) -> Stage:
     """A stage in `folder` that logs nowhere."""
-    return Stage("transfer", key, how, domain, None, 0, folder, None, cache)
+    return Stage("transfer", key, how, domain, None, 0, folder, (), cache)
 
 
 def tiny_vit(size: int = 32) -> SequentialBackbone:

@@ -9,7 +9,6 @@ from typing import Any
 
 from hydra.utils import instantiate
 from pytorch_lightning import Callback
-from pytorch_lightning.loggers import Logger
 
 from graft.adaptation.selection import Selection
 from graft.build.remember import remembered
@@ -57,11 +56,12 @@ def build_experiment(config: Config) -> Experiment:
         baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
         after={name: make(node) for name, node in config["after"].items()},
         selection=Selection(**config["selection"]),
-        logger=make_logger(config["logger"]),
+        loggers={name: make(node) for name, node in config["logger"].items()},
         store=Path(config["paths"]["store"]).expanduser(),
         features_limit=int(config["features"]["cache_limit_gib"] * 2**30),
         cka_images=config["analysis"]["cka_images"],
         feature_plots=make_feature_plots(config),
+        projector_images=config["analysis"]["projector_images"],
         config=config,
     )
 
@@ -151,15 +151,6 @@ def make_domain(node: Config) -> Domain | None:
 def make_adapter(node: Config) -> Adapter | None:
     """The adapter, None for `_target_: null`."""
     return None if node["_target_"] is None else make(node)
-
-
-def make_logger(node: Config) -> Callable[[Path], Logger] | None:
-    """What makes a logger that writes into a folder, None for `_target_: null`."""
-    return None if node["_target_"] is None else partial(_logger_in, factory(node))
-
-
-def _logger_in(make_one: Callable[..., Logger], folder: Path) -> Logger:
-    return make_one(save_dir=folder)
 
 
 def make(node: Config) -> Any:

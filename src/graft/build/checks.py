@@ -23,6 +23,7 @@ from graft.build.remember import remembered
 from graft.build.targets import locate
 from graft.callbacks.choices import ORACLE_RULE
 from graft.callbacks.domains import FEWEST_IMAGES as FEWEST_FEATURES
+from graft.callbacks.loggers import missing_package
 from graft.errors import UserError, did_you_mean
 from graft.models.network import Network
 from graft.regularisers.base import Need, Regulariser
@@ -165,6 +166,13 @@ def check_rates(config: Config) -> Iterator[str]:
             yield f"{path}.lr=auto: {reason}; give {path}.lr a number"
 
 
+def check_loggers(config: Config) -> Iterator[str]:
+    """Loggers find the packages that they need."""
+    for name, node in config["logger"].items():
+        if package := missing_package(node["_target_"]):
+            yield f"logger={name}: {package} is not installed; pip install 'graft[{package}]' brings it"
+
+
 def check_name(config: Config) -> Iterator[str]:
     """The experiment's name becomes a folder."""
     name = config["name"]
@@ -200,6 +208,8 @@ def check_analysis(config: Config) -> Iterator[str]:
     num = config["analysis"]["cka_images"]
     if num != 0 and num < FEWEST_IMAGES:
         yield f"analysis.cka_images={num}; expected 0 (no CKA), or {FEWEST_IMAGES} or more"
+    if config["analysis"]["projector_images"] < 0:
+        yield f"analysis.projector_images={config['analysis']['projector_images']}; expected 0 (none) or more"
 
 
 def check_feature_plots(config: Config) -> Iterator[str]:
@@ -495,6 +505,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_label_space, ("label_space", "unknown", "adaptation")),
     (check_rates, ("optimizer", "pretrain")),
     (check_name, ("name",)),
+    (check_loggers, ("logger",)),
     (check_features, ("features", "source", "target", "adaptation")),
     (check_analysis, ("analysis",)),
     (check_feature_plots, ("analysis", "source", "adaptation")),

@@ -41,6 +41,7 @@ TRAINER = Part(
     )
 )
 SCORE = Part(supplied=INPUTS)
+LOGGER = Part(supplied=("place",))
 Precision = Literal["auto", "32", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
 STAGE = {"strategy": Part(), "objective": Part(), "optimizer": OPTIMIZER, "scheduler": Part()}
 PARTS = {
@@ -52,7 +53,6 @@ PARTS = {
     "adapter": Part(optional=True),
     **STAGE,
     "trainer": TRAINER,
-    "logger": Part(supplied=("save_dir",), optional=True),
 }
 SETTINGS: dict[str, Any] = {
     "name": str | None,
@@ -63,6 +63,7 @@ SETTINGS: dict[str, Any] = {
     "precision": dict,
     "memory_format": Literal["contiguous", "channels_last", "auto"] | None,
     "callbacks": dict[str, dict],
+    "logger": dict[str, dict],
     "after": dict[str, dict],
     "baselines": dict[str, dict],
     "regulariser": dict[str, dict],
@@ -80,6 +81,7 @@ INSIDE: dict[str, dict[str, Any]] = {
     "analysis": {
         "cka_images": int,
         "feature_images": int | None,
+        "projector_images": int,
         "plot_every": int,
         "projection": Literal["pca", "tsne"],
     },
@@ -196,6 +198,8 @@ def _groups_of_parts(config: dict[str, Any]) -> Iterator[str]:
             yield f"pretrain.{name}: is missing"
     for name, node in callbacks.items():
         yield from _part(f"callbacks.{name}", node, Part(optional=True))
+    for name, node in _mapping(config.get("logger")).items():
+        yield from _part(f"logger.{name}", node, LOGGER)
     groups = {"after": after, "baselines": baselines}
     groups |= {name: _mapping(config.get(name)) for name in ("regulariser", "adaptation")}
     for group, nodes in groups.items():

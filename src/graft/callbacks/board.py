@@ -10,12 +10,21 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from graft.batch import LabelledBatch
+from graft.callbacks.loggers import show_picture
 from graft.callbacks.pictures import groups_picture, lettering, reliability_picture
 from graft.data.domain import Domain
 from graft.module import GraftModule
 
 MOST_SAMPLES, MOST_SAMPLE_PIXELS = 16, 2**18  # of the training views that are shown; PNG takes a while to write
 MOST_WITH_COUNTS, MOST_WITH_NAMES = 20, 40  # classes of a confusion matrix whose cells or edges are lettered
+CURVES = ("train/accuracy", "train/loss", "val/accuracy", "val/loss")
+LAYOUT = {  # of TensorBoard's custom scalars: title -> chart -> tags as regular expressions
+    quantity: {
+        f"{quantity}: training and validation": ["Multiline", [f"^(train|val)/{quantity}$"]],
+        f"{quantity}: transfer and baselines": ["Multiline", [f"^val/{quantity}$", f"^baseline/.+/val/{quantity}$"]],
+    }
+    for quantity in ("accuracy", "loss")
+}
 WHITE, BLUE = np.array([255, 255, 255]), np.array([8, 48, 107])
 
 
@@ -115,6 +124,14 @@ def named_edge(
     return edge
 
 
+def log_baselines(logger: Logger, baselines: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log each baseline's curves beside the run's own, also where the baseline was trained by an earlier run."""
+    for name, baseline in baselines.items():
+        for row in baseline["history"]:
+            curves = {f"baseline/{name}/{tag}": row[tag] for tag in CURVES if row.get(tag) is not None}
+            logger.log_metrics(curves, step=row["step"])
+
+
 def log_curves(logger: Logger, after: Mapping[str, Mapping[str, Any]]) -> None:
     """Log each curve over alpha in [0, 1], at steps of its hundredths: `wise_ft/target/test/accuracy`."""
     for name, result in after.items():
@@ -136,11 +153,12 @@ def log_result(
     """
     if isinstance(logger, TensorBoardLogger):
         logger.log_hyperparams(hyperparameters, metrics)
-        for tag, picture in ({"target/test/confusion": confusion} | result_pictures(record)).items():
-            logger.experiment.add_image(tag, picture, 0, dataformats="HWC")
+        logger.experiment.add_custom_scalars(LAYOUT)
     else:
         logger.log_hyperparams(hyperparameters)
         logger.log_metrics(metrics)
+    for tag, picture in ({"target/test/confusion": confusion} | result_pictures(record)).items():
+        show_picture(logger, tag, picture)
     for step, row in enumerate(groups_of(record).values()):
         shown = {f"transferred/{name}": row[name] for name in ("moved_relative", "cka") if row[name] is not None}
         logger.log_metrics(shown, step=step)

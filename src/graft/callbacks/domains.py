@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graft.adaptation.distance import a_distance
 from graft.adaptation.evidence import some_of
+from graft.callbacks.loggers import show_picture
 from graft.callbacks.projector import Row, write_projector
 from graft.callbacks.scatter import PLANES, Samples, domains_picture
 from graft.data.datasets import UnlabelledImages
@@ -29,6 +30,8 @@ BATCH_SIZE = 64
 FEWEST_IMAGES = 8  # of both domains together
 START, END = "start", "end"
 PICTURES = "pictures"  # folder in a run's
+HEADER = ("domain", "class of the source", "predicted")  # of the projector's rows
+TEST_HEADER = ("label", "predicted", "right")
 
 
 class Look(NamedTuple):
@@ -129,17 +132,9 @@ class DomainWatch:
     def look(self, network: Network) -> Look:
         """What the network makes of the images, in eval mode under the evaluation view; its modes are put back."""
         with in_eval_mode(network, self.device):
-            source = self._outputs(network, self.source, self.source_images)
-            target = self._outputs(network, self.target, self.target_images)
+            source = outputs_of(network, self.source, self.source_images, self.device)
+            target = outputs_of(network, self.target, self.target_images, self.device)
         return Look(source, target, a_distance(source.features, target.features))
-
-    def _outputs(self, network: Network, domain: Domain, images: Tensor) -> Outputs:
-        parts = []
-        for piece in images.split(BATCH_SIZE):
-            x = domain.view.evaluate(piece.to(self.device)).to(network.dtype)
-            parts.append(network_outputs(network, x, cut=0))
-        logits, features = (torch.cat(tensors).float().cpu() for tensors in zip(*parts, strict=True))
-        return Outputs(logits, features)
 
     def accuracy(self, look: Look) -> float | None:
         """Share of the source's images that are classified right; None where the head is not for its classes."""
@@ -178,8 +173,8 @@ class DomainWatch:
         for logger in loggers:
             if look.a_distance is not None:
                 logger.log_metrics({"a_distance": look.a_distance}, step=step)
-            if picture is not None and isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("features", picture, step, dataformats="HWC")
+            if picture is not None:
+                show_picture(logger, "features", picture, step)
 
     def log_end(self, logger: Logger, step: int) -> None:
         """What was seen in the end, and features of the start and the end for TensorBoard's projector."""
@@ -188,7 +183,7 @@ class DomainWatch:
             if isinstance(logger, TensorBoardLogger):
                 embeddings = {name: (look.features, self._rows(look)) for name, look in self.looks.items()}
                 images = [*self.source_images.unbind(), *self.target_images.unbind()]
-                write_projector(Path(logger.log_dir), embeddings, images)
+                write_projector(Path(logger.log_dir), HEADER, embeddings, images)
 
     def _rows(self, look: Look) -> list[Row]:
         predicted = [self.target.class_names[index] for index in look.predicted.tolist()]
@@ -239,6 +234,30 @@ class DomainLogger(Callback):
             self.watch.save(f"epoch_{epoch:03d}", picture)
             step = pl_module.phase.first_epoch * pl_module.steps_per_epoch + trainer.global_step
             self.watch.log(trainer.loggers, look, picture, step)
+
+
+def outputs_of(network: Network, domain: Domain, images: Tensor, device: torch.device) -> Outputs:
+    """Logits and features, float32 on the CPU, of canvases [n, c, side, side] under the domain's evaluation view."""
+    parts = []
+    for piece in images.split(BATCH_SIZE):
+        x = domain.view.evaluate(piece.to(device)).to(network.dtype)
+        parts.append(network_outputs(network, x, cut=0))
+    logits, features = (torch.cat(tensors).float().cpu() for tensors in zip(*parts, strict=True))
+    return Outputs(logits, features)
+
+
+@torch.no_grad()
+def project_test(folder: Path, network: Network, domain: Domain, num_images: int, device: torch.device) -> None:
+    """Features of at most so many test images, spread evenly over the split, for TensorBoard's projector."""
+    dataset = domain.datasets["test"]
+    num = min(num_images, len(dataset))
+    batch = dataset[np.linspace(0, len(dataset) - 1, num).round().astype(np.int64)]
+    with in_eval_mode(network, device):
+        found = outputs_of(network, domain, batch.x, device)
+    pairs = zip(batch.y.tolist(), found.logits.argmax(dim=1).tolist(), strict=True)
+    names = domain.class_names
+    rows = [(names[label], names[predicted], "yes" if label == predicted else "no") for label, predicted in pairs]
+    write_projector(folder, TEST_HEADER, {"test": (found.features, rows)}, batch.x.unbind())
 
 
 def save_picture(folder: Path, name: str, picture: np.ndarray) -> None:

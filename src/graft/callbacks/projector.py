@@ -1,4 +1,4 @@
-"""Features of both domains where TensorBoard's projector finds them.
+"""Features of images where TensorBoard's projector finds them.
 
 The files are what `SummaryWriter.add_embedding` writes, which takes seconds for a thousand samples.
 """
@@ -16,17 +16,17 @@ from graft.callbacks.scatter import principal_coordinates
 FOLDER = "projector"
 MOST_DIMENSIONS = 128  # of features that are written as they are; of longer ones, their first principal coordinates
 THUMBNAIL = 32  # pixels of an image's side
-HEADER = ("domain", "class of the source", "predicted")
-Row = tuple[str, str, str]  # what `HEADER` says of a sample
+Row = tuple[str, str, str]  # what the header says of a sample
 
 
 def write_projector(
-    folder: Path, embeddings: Mapping[str, tuple[Tensor, Sequence[Row]]], images: Sequence[Tensor]
+    folder: Path, header: Row, embeddings: Mapping[str, tuple[Tensor, Sequence[Row]]], images: Sequence[Tensor]
 ) -> None:
     """Write features [n, d] with a row for each sample, by name, and a thumbnail of each.
 
     Args:
         folder: that of the event files.
+        header: of the rows' columns.
         embeddings: of the same samples each; left out where features are not finite.
         images: of the samples, uint8 [c, h, w], of any size.
     """
@@ -44,7 +44,7 @@ def write_projector(
         entry.sprite.image_path = f"{FOLDER}/thumbnails.png"
         entry.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
         (folder / entry.tensor_path).write_text(table(features))
-        (folder / entry.metadata_path).write_text("".join("\t".join(row) + "\n" for row in (HEADER, *rows)))
+        (folder / entry.metadata_path).write_text("".join("\t".join(row) + "\n" for row in (header, *rows)))
     visualize_embeddings(str(folder), config)
 
 

@@ -1,12 +1,18 @@
 """Command lines: parsers that complain like the rest of graft, and what commands that compose have in common."""
 
+import re
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from graft.errors import UserError
+from graft.errors import UserError, nearest
+
+# In what argparse says of an option that is not there, and of a value that is none of the choices.
+UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (?:[^-]\S* )*(--?[^\s=]+)")
+UNKNOWN_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+NAME = re.compile(r"[\w.-]+")
 
 
 class Parser(ArgumentParser):
@@ -18,7 +24,17 @@ class Parser(ArgumentParser):
         Raises:
             UserError: always.
         """
-        raise UserError(f"{message}; {self.prog} --help says more")
+        raise UserError(f"{message}; {self._nearest(message) or f'{self.prog} --help says more'}")
+
+    def _nearest(self, message: str) -> str | None:
+        """What argparse's message may have been about, as a question; None where nothing is near."""
+        if found := UNKNOWN_OPTION.search(message):
+            match = nearest(found[1], self._option_string_actions)
+        elif found := UNKNOWN_CHOICE.search(message):
+            match = nearest(found[1], NAME.findall(found[2]))
+        else:
+            return None
+        return f"did you mean {match!r}?" if match else None
 
 
 def command_parser(name: str, **settings: Any) -> Parser:

@@ -8,7 +8,7 @@ from hydra.core.config_loader import ConfigLoader
 
 from graft.cli.overrides import groups
 from graft.cli.source import SHARED
-from graft.errors import UserError, did_you_mean
+from graft.errors import UserError, did_you_mean, nearest
 
 
 def check_group(loader: ConfigLoader, group: str) -> None:
@@ -17,14 +17,32 @@ def check_group(loader: ConfigLoader, group: str) -> None:
     Raises:
         UserError: there is no such group.
     """
-    if group not in groups(loader):
-        raise UserError(f"{group}: no such group; {did_you_mean(group, groups(loader))}")
+    known = groups(loader)
+    if group in known:
+        return
+    first = group.partition("/")[0]
+    if first != group and first in known:
+        raise UserError(f"{group}: expected a group, such as {first}; graft show {group} prints one of its choices")
+    holders = [name for name in known if group in loader.get_group_options(name)]
+    if holders:
+        raise UserError(f"{group}: no such group, but one of the choices of {', '.join(holders)}")
+    raise UserError(f"{group}: no such group; {did_you_mean(group, known)}")
 
 
 def choices(loader: ConfigLoader, group: str) -> list[str]:
     """The names that `group=` takes."""
     check_group(loader, group)
     return sorted(name for name in loader.get_group_options(group) if group != "hydra" or name != "config")
+
+
+def choices_called(loader: ConfigLoader, name: str) -> list[str]:
+    """Every `group/name` of that name, or else of the nearest one."""
+    by_name: dict[str, list[str]] = {}
+    for group in groups(loader):
+        for choice in choices(loader, group):
+            by_name.setdefault(choice, []).append(f"{group}/{choice}")
+    match = nearest(name, by_name)
+    return by_name[match] if match is not None else []
 
 
 def find_file(loader: ConfigLoader, group: str, name: str) -> Path:

@@ -24,7 +24,7 @@ from graft.cli.source import PRIMARY, search_path
 from graft.errors import UserError, did_you_mean
 
 # Groups of which several may be chosen, or none: after=[]
-SEVERAL = ("callbacks", "after", "regulariser", "adaptation")
+SEVERAL = ("callbacks", "logger", "after", "regulariser", "adaptation")
 
 
 @contextmanager
@@ -156,14 +156,16 @@ def refuse_jobs(errors: Sequence[Sequence[str]], jobs: Sequence[Sequence[str]] |
     lines = []
     for line in dict.fromkeys(line for lines in errors for line in lines):
         suffering = [job for job, its_errors in zip(jobs, errors, strict=True) if line in its_errors]
-        lines.append(line if len(suffering) == len(jobs) else f"{line} (with {own_overrides(suffering[0], jobs)})")
+        lines.append(
+            line if len(suffering) == len(jobs) else f"{line} (with {' '.join(own_overrides(suffering[0], jobs))})"
+        )
     refuse(lines)
 
 
-def own_overrides(job: Sequence[str], jobs: Sequence[Sequence[str]]) -> str:
+def own_overrides(job: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[str]:
     """The overrides that set a job apart from the others of its sweep."""
     common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-    return " ".join(override for override in job if override not in common)
+    return [override for override in job if override not in common]
 
 
 def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConfig:

@@ -33,12 +33,14 @@ Examples
   graft predict outputs/latest photos/ --top-k 3
   graft export outputs/latest --format onnx
   graft report outputs
-  tensorboard --logdir outputs
+  graft interpret outputs/latest
+  graft tensorboard
+  graft init my_project
 
 Options
   -m, --multirun           run every combination of the values given
   -c, --cfg job            show the configuration instead of running it (--resolve, --package PART)
-  -cd, --config-dir DIR    a folder with groups of your own, laid out like conf
+  -cd, --config-dir DIR    a folder with groups of your own, laid out like conf; in a project, that of graft.yaml
   -sc, --shell-completion  eval "$(graft -sc install=bash)", or install=zsh, install=fish
   -i, --info [WHAT]        what Hydra knows: defaults, defaults-tree, plugins, searchpath
   --debug                  show the traceback of an error

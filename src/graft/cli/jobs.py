@@ -7,11 +7,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,9 +24,13 @@ from graft.errors import UserError
 from graft.records.files import read_json
 from graft.records.record import RECORD, end_record, load_record, run_identity, start_record, write_record
 
+if TYPE_CHECKING:
+    from graft.callbacks.loggers import Place
+
 log = logging.getLogger(__name__)
 
 TIDY_EVERY = 1.0  # seconds
+MOST_IN_NAME = 100  # characters of a folder's name
 
 
 def check(config: dict[str, Any]) -> list[str]:
@@ -37,10 +41,11 @@ def check(config: dict[str, Any]) -> list[str]:
     return remembered("errors", config, lambda: validate(config))
 
 
-def run_in(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+def run_in(config: dict[str, Any], folder: Path, overrides: Sequence[str] | None = None) -> dict[str, Any]:
     """Run a validated configuration in a folder, or go on there, and return the record.
 
     A run that fails after it began says so in its record; one that is interrupted stays as it is, to go on later.
+    `overrides` are those of a job of a sweep.
     """
     from graft.build.assembly import build_experiment
     from graft.pipeline import run
@@ -48,7 +53,7 @@ def run_in(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     begun_anew(folder)
     try:
-        experiment = build_experiment(config)
+        experiment = replace(build_experiment(config), place=place_of(folder, overrides))
         with interrupts(), paying_threads(experiment):
             return run(experiment, folder)
     except Exception as error:
@@ -124,7 +129,8 @@ def sweep_job(composed: DictConfig) -> None:
     """The task of one job of a sweep, for Hydra: a failure is written down and does not stop the others."""
     make_ready()
     folder, number = output_folder(), HydraConfig.get().job.num
-    title = job_title(folder.parent, number, list(HydraConfig.get().overrides.task))
+    overrides = list(HydraConfig.get().overrides.task)
+    title = job_title(folder.parent, number, overrides)
     config = composed_config(composed)
     if is_done(folder, config):
         log.info("%s (done before)", title)
@@ -136,7 +142,7 @@ def sweep_job(composed: DictConfig) -> None:
             return
         try:
             refuse(check(config))
-            run_in(config, folder)
+            run_in(config, folder, overrides)
         except Exception as error:
             write_failure(folder, config, error)
             log.error("job %s failed: %s", number, one_line(error))
@@ -187,7 +193,35 @@ def job_title(sweep: Path, number: int, overrides: list[str]) -> str:
     """The job's number and what sets it apart from the other jobs."""
     jobs: list[list[str]] = read_json(sweep / SWEEP)["jobs"] or []
     position = f" ({number + 1} of {len(jobs)})" if jobs else ""
-    return f"job {number}{position}: {own_overrides(overrides, jobs)}"
+    return f"job {number}{position}: {' '.join(own_overrides(overrides, jobs))}"
+
+
+def place_of(folder: Path, overrides: Sequence[str] | None = None) -> "Place":
+    """Where the loggers of the run in a folder write: for a job of a sweep, below the sweep's folder.
+
+    Args:
+        folder: of the run.
+        overrides: of the job, as far as they are known.
+    """
+    from graft.callbacks.loggers import Place
+
+    sweep, number = folder.parent, folder.name
+    if not (number.isdigit() and (sweep / SWEEP).exists()):
+        return Place(folder)
+    jobs: list[list[str]] = read_json(sweep / SWEEP)["jobs"] or []
+    if overrides is None and not jobs:  # the sweeper alone knew them
+        return Place(sweep, next((path.name for path in sweep.glob(f"*/{number} *")), number))
+    own = own_overrides(overrides or jobs[int(number)], jobs)
+    return Place(sweep, job_name(number, own), overrides=tuple(own))
+
+
+def job_name(number: str, own: Sequence[str]) -> str:
+    """The job's number and what sets it apart, as the name of a folder.
+
+    >>> job_name("3", ["strategy=lp_ft", "target.path=a/b.npz"])
+    '3 strategy=lp_ft target.path=a_b.npz'
+    """
+    return " ".join([number, *own]).replace("/", "_")[:MOST_IN_NAME].rstrip()
 
 
 def one_line(error: Exception) -> str:

@@ -194,6 +194,8 @@ class Known:
         if match is not None:
             rest = [match, key] if match != nearest(key, names) else [match, *path[depth + 1 :]]
             return f"{'.'.join(path)}: no such key; did you mean {'.'.join([*path[:depth], *rest])!r}?"
+        if parent in self.groups and (choice := nearest(key, self.options(parent))):
+            return f"{'.'.join(path)}: no such key; {parent}={choice} brings {parent}.{choice}"
         if not names:
             return f"{'.'.join(path)}: no such key; {parent} has none"
         return f"{'.'.join(path)}: no such key; {parent or 'graft'} has {', '.join(names)}"

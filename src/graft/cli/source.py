@@ -13,6 +13,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
 import graft
+from graft.cli.project import project_config_dir
 from graft.errors import UserError, nearest_path
 
 SHARED = {"source": "domain", "target": "domain"}  # group -> folder with its files
@@ -94,9 +95,12 @@ def conf_folder() -> Path:
 def search_path(config_dir: Path | None = None) -> ConfigSearchPath:
     """Hydra's search path: its own configuration, then the user's `config_dir`, then that of graft.
 
+    Where no `config_dir` is given, it is that of the project in the working folder, if there is one.
+
     Raises:
-        UserError: `config_dir` does not exist.
+        UserError: `config_dir` does not exist, or the project cannot be used.
     """
+    config_dir = project_config_dir() if config_dir is None else config_dir
     Plugins.instance().register(GraftSource)
     path = ConfigSearchPathImpl()
     path.append("hydra", "pkg://hydra.conf")

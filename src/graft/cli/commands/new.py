@@ -11,6 +11,7 @@ from pathlib import Path
 from graft.cli.arguments import command_parser, parse
 from graft.cli.catalogue import check_free, check_name, find_file
 from graft.cli.compose import hydra_application
+from graft.cli.project import project_config_dir
 from graft.cli.source import SHARED, conf_folder
 from graft.errors import UserError
 from graft.records.files import atomic_write_bytes
@@ -22,15 +23,22 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("group", metavar="GROUP", help="as in GROUP=NAME")
     parser.add_argument("name", metavar="NAME", help="its new name")
     parser.add_argument("--from", dest="other", required=True, metavar="OTHER", help="the choice to start from")
-    parser.add_argument("--config-dir", "-cd", type=Path, metavar="DIR", help="where to write; otherwise into conf")
+    parser.add_argument(
+        "--config-dir",
+        "-cd",
+        type=Path,
+        metavar="DIR",
+        help="where to write; otherwise into conf of the project, or of graft",
+    )
     options = parse(parser, arguments)
     check_name(options.name)
-    root: Path = options.config_dir.expanduser() if options.config_dir else conf_folder()
+    own: Path | None = options.config_dir.expanduser() if options.config_dir else project_config_dir()
+    root = conf_folder() if own is None else own
     with hydra_application(root if root.is_dir() else None) as hydra:
         text = find_file(hydra.config_loader, options.group, options.other).read_text(encoding="utf-8")
     path = root / SHARED.get(options.group, options.group) / f"{options.name}.yaml"
     check_free(path)
-    if options.config_dir is None and not os.access(root, os.W_OK):
+    if own is None and not os.access(root, os.W_OK):
         raise UserError(f"{root}: cannot be written; say where with --config-dir DIR")
     atomic_write_bytes(path, renamed(text, options.other, options.name).encode())
     where = f" --config-dir {options.config_dir}" if options.config_dir else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from graft.cli.arguments import command_parser, parse
-from graft.cli.catalogue import find_file
+from graft.cli.catalogue import choices_called, find_file
 from graft.cli.compose import group_config, hydra_application
 from graft.errors import UserError
 
@@ -21,9 +21,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--config-dir", "-cd", type=Path, metavar="DIR", help="a folder with groups of your own")
     options = parse(parser, arguments)
     group, slash, name = options.choice.partition("/")
-    if not slash:
-        raise UserError(f"{options.choice}: expected GROUP/NAME, such as strategy/lp_ft")
     with hydra_application(options.config_dir) as hydra:
+        if not slash:
+            meant = " or ".join(map(repr, choices_called(hydra.config_loader, group)))
+            hint = f"; did you mean {meant}?" if meant else ", such as strategy/lp_ft"
+            raise UserError(f"{options.choice}: expected GROUP/NAME{hint}")
         text = find_file(hydra.config_loader, group, name).read_text(encoding="utf-8")
         print(text.rstrip())
         if "\ndefaults:" in text and "@package _global_" not in text:
