@@ -13,13 +13,12 @@ from graft.reports.comparison_table import print_comparison
 from graft.reports.export import markdown_summary, results_csv
 from graft.reports.latex import latex_summary
 from graft.reports.selection import print_selection
-from graft.reports.tables import Runs
+from graft.reports.tables import Runs, whole
 from graft.reports.terminal import print_run, print_summary
 from graft.reports.transferred import print_transferred
 
-# What no report shows, and most of a record otherwise.
-UNUSED = ("reliability", "learning_rates", "numerics", "batch_sizes")
-CURVES = ("epoch", "step", "seconds", "val/accuracy")
+# Most of a record, and nothing of it is in a table of several runs; plots read it again for the few runs they show.
+UNUSED = ("history", "classes", "reliability", "learning_rates", "numerics", "batch_sizes")
 
 
 def report(
@@ -36,7 +35,8 @@ def report(
     Raises:
         UserError: a folder that does not exist, one in which no record can be read, or a reference that no run has.
     """
-    runs = Runs(find_records(folders, Trimmed()))
+    named = any(folder.expanduser().is_file() for folder in folders)  # files of any name are not found again
+    runs = Runs(find_records(folders, dict if named else Trimmed()))
     reference = parse_reference(against, runs.study)
     show(runs, reference, console)
     for kind, path in (files or {}).items():
@@ -48,7 +48,7 @@ def show(runs: Runs, reference: Reference, console: Console) -> None:
     """Print the final table of a run that stands alone, else the summary, comparison and what was transferred."""
     folder, record = runs[0]
     if len(runs) == 1 and record["status"] == "done":
-        print_run(record, folder, console)
+        print_run(whole(folder, record), folder, console)
     else:
         print_summary(runs, console)
         print_comparison(runs.study, reference, console)
@@ -61,36 +61,36 @@ def csv_report(runs: Runs, reference: Reference) -> str:
     return results_csv(runs)
 
 
+def html_page(runs: Runs, reference: Reference) -> str:
+    """The page, whose templates are loaded where one is made."""
+    from graft.reports.page import html_report
+
+    return html_report(runs, reference)
+
+
 WRITERS: dict[str, Callable[[Runs, Reference], str]] = {
     "csv": csv_report,
     "markdown": markdown_summary,
     "latex": latex_summary,
+    "html": html_page,
 }
 
 
 class Trimmed:
-    """Makes of each record what reports show of it; equal parts of configurations are then one in memory."""
+    """Makes of each record what tables show of it; equal parts of configurations are then one in memory."""
 
     def __init__(self) -> None:
         self.groups: dict[str, Any] = {}
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The record without what no report shows."""
-        kept = {name: value for name, value in record.items() if name not in UNUSED}
+        """The record without what no table of several runs shows."""
+        kept = without_unused(record)
         kept["config"] = {name: self.groups.setdefault(repr(value), value) for name, value in record["config"].items()}
-        if "history" in record:
-            kept["history"] = curve(record["history"])
         if "baselines" in record:
-            kept["baselines"] = {name: trimmed_baseline(baseline) for name, baseline in record["baselines"].items()}
+            kept["baselines"] = {name: without_unused(baseline) for name, baseline in record["baselines"].items()}
         return kept
 
 
-def trimmed_baseline(baseline: Mapping[str, Any]) -> dict[str, Any]:
-    """A baseline without what no report shows."""
-    kept = {name: value for name, value in baseline.items() if name not in UNUSED}
-    return kept | {"history": curve(baseline["history"])}
-
-
-def curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The columns of a history that are shown."""
-    return [{name: row[name] for name in CURVES if name in row} for row in history]
+def without_unused(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A record or baseline without what tables do not show."""
+    return {name: value for name, value in values.items() if name not in UNUSED}

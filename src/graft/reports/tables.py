@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from graft.records.record import load_record
 from graft.reports.settings import Record, seeds, setting, value_of, varied_keys
 from graft.reports.statistics import spread
 
@@ -61,6 +62,11 @@ class Runs(list[tuple[Path, Record]]):
     def study(self) -> Study:
         """The records, without their folders."""
         return Study(record for _, record in self)
+
+
+def whole(folder: Path, record: Record) -> Record:
+    """The record with all that it says, read again where only what tables show of it was kept."""
+    return record if record["status"] != "done" or "history" in record else load_record(folder)
 
 
 def study_of(records: Sequence[Record]) -> Study:
