@@ -69,19 +69,19 @@ def leaf(record: Record, name: str, absent: Any = None) -> Any:
     return flatten(config[group], f"{group}.").get(name, absent) if group in config else absent
 
 
-def varied_keys(records: Sequence[Record]) -> list[str]:
+def varied_keys(records: Sequence[Record], settings: Sequence[Mapping[str, str]] | None = None) -> list[str]:
     """The names that tell the records' settings apart, in the order of the configuration.
 
     Where records choose differently in a group, the group's name stands for all that comes with the choice; a key of
     the group is named beside it only where it differs between records of the same choice. A key that repeats another
-    one's values is left out.
+    one's values is left out. `settings` are those of the records (`setting`) where they are known.
 
     >>> a = {"config": {"strategy": {"name": "scratch", "phases": [1]}, "optimizer": {"lr": 1}}}
     >>> b = {"config": {"strategy": {"name": "lp_ft", "phases": [2]}, "optimizer": {"lr": 1}}}
     >>> varied_keys([a, b])
     ['strategy']
     """
-    settings = [setting(record) for record in records]
+    settings = [setting(record) for record in records] if settings is None else settings
     names: dict[str, None] = {}
     columns: set[tuple[Any, ...]] = set()
     choices: dict[str, tuple[str | None, ...]] = {}

@@ -60,7 +60,7 @@ class Axis:
 
 
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round values from at most `low` to at least `high`, in steps of 1, 2 or 5 times a power of ten.
+    """Round values from at most `low` to at least `high`, which differ, in steps of 1, 2 or 5 times a power of ten.
 
     >>> nice_ticks(43, 91)
     [40, 50, 60, 70, 80, 90, 100]
@@ -147,7 +147,7 @@ def scatter_chart(title: str, points: Sequence[Point], x_label: str, y_label: st
         bar = ""
         if point.half:
             ends = (y_axis(max(0.0, min(100.0, point.y + side * point.half))) for side in (-1, 1))
-            bar = '<path class="bar" d="M{0:.1f} {1:.1f}V{2:.1f}"/>'.format(x, *ends)
+            bar = '<path class="bar" d="M{:.1f} {:.1f}V{:.1f}"/>'.format(x, *ends)
         ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="8"/>' if point.on_front else ""
         parts.append(
             f'<g class="{style_class(point.style)}"><title>{escape(point.text)}</title>'
@@ -209,7 +209,10 @@ def x_scale(values: Sequence[float], log: bool, named: Sequence[float]) -> tuple
     """The x axis over the values, and its ticks."""
     low, high = min(values), max(values)
     log = log and low > 0
-    ticks = list(named) or (log_ticks(low, high) if log else nice_ticks(low, high, 5))
+    if low == high:
+        ticks = [tidy(low)]
+    else:
+        ticks = list(named) or (log_ticks(low, high) if log else nice_ticks(low, high, 5))
     low, high = min(low, ticks[0]), max(high, ticks[-1])
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - 1, high + 1)
@@ -219,6 +222,8 @@ def x_scale(values: Sequence[float], log: bool, named: Sequence[float]) -> tuple
 def y_scale(values: Sequence[float]) -> tuple[Axis, list[float]]:
     """The y axis over the values, in % of accuracy, and its ticks: never outside 0 to 100."""
     low, high = max(0.0, min(values)), min(100.0, max(values))
+    if high - low < 1:
+        low, high = max(0.0, low - 1), min(100.0, high + 1)
     ticks = [tick for tick in nice_ticks(low, high) if 0 <= tick <= 100]
     return Axis(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP + 4), ticks
 

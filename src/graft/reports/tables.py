@@ -25,21 +25,26 @@ class Study(tuple[Record, ...]):
     """Records with what every table of them begins from, which takes long for thousands of them and is found once."""
 
     @cached_property
+    def settings(self) -> dict[int, dict[str, str]]:
+        """The `setting` of each record, by the record's id."""
+        return {id(record): setting(record) for record in self}
+
+    @cached_property
     def names(self) -> list[str]:
         """What varied (`varied_keys`)."""
-        return varied_keys(self)
+        return varied_keys(self, [self.settings[id(record)] for record in self])
 
     @cached_property
     def counted(self) -> list[Record]:
         """The finished records that are no repetitions (`newest_of_repeated`)."""
-        return newest_of_repeated(finished(self))
+        return newest_of_repeated(finished(self), self.settings)
 
     @cached_property
     def groups(self) -> list[Group]:
         """`setting`, records and `differs` of each row of `group_rows`."""
         members: dict[Any, list[Record]] = defaultdict(list)
         for record in self.counted:
-            members[tuple(setting(record).items())].append(record)
+            members[tuple(self.settings[id(record)].items())].append(record)
         return [group for records in members.values() for group in self._parts(records)]
 
     def _parts(self, records: list[Record]) -> list[Group]:
@@ -158,11 +163,17 @@ def short_fingerprint(value: Any) -> str:
     return text[:8] if is_hash else text
 
 
-def newest_of_repeated(records: Iterable[Record]) -> list[Record]:
-    """One record, the one that finished last, for each setting, seeds and fingerprints."""
+def newest_of_repeated(
+    records: Iterable[Record], settings: Mapping[int, Mapping[str, str]] | None = None
+) -> list[Record]:
+    """One record, the one that finished last, for each setting, seeds and fingerprints.
+
+    `settings` are those of the records by their ids where they are known.
+    """
     newest: dict[Any, Record] = {}
     for record in records:
-        key = (tuple(setting(record).items()), repr((seeds(record), fingerprints(record))))
+        known = setting(record) if settings is None else settings[id(record)]
+        key = (tuple(known.items()), repr((seeds(record), fingerprints(record))))
         if key not in newest or str(record["finished"]) >= str(newest[key]["finished"]):
             newest[key] = record
     return list(newest.values())
