@@ -157,8 +157,8 @@ def settings_table(rows: Sequence[Mapping[str, Any]], reference: Reference) -> d
         *(column(short, text=True, hint=name) for name, short in names.items()),
         *(column(name, text=True) for name in apart),
         column("n", hint="runs, one for each seed"),
-        column("accuracy ± 95 %", hint="mean on the target's test split in %, with the half-width of its interval"),
-        column("difference ± 95 %", hint="to the reference, in points"),
+        column("accuracy", hint="mean on the target's test split in %, with the half-width of its interval"),
+        column("difference", hint="to the reference, in points"),
         column("pairs", hint="runs that have a partner with the same seeds and splits"),
         column("p", hint="two-sided paired t test"),
         column("p (Holm)", hint="corrected for the number of comparisons"),
@@ -187,7 +187,7 @@ def setting_line(each: Mapping[str, Any], apart: Sequence[str], reference: Refer
         number_cell(p_text(compared["adjusted"]), compared["adjusted"]),
         number_cell(f"{each['seconds']['mean']:.1f}", each["seconds"]["mean"]),
         number_cell(f"{each['trainable_parameters']:,}", each["trainable_parameters"]),
-        cell(front_text(each["front"]), kind="text"),
+        cell(front_text(each["front"]), kind="text whole"),
     ]
 
 
