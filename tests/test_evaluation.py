@@ -41,6 +41,26 @@ def test_scores_agree_with_scikit_learn(seed: int) -> None:
     assert result["loss"] == pytest.approx(log_loss(labels, probabilities, labels=range(5)), abs=1e-5)
 
 
+@given(st.integers(0, 1000))
+def test_mistaken_samples_are_those_of_the_commonest_errors(seed: int) -> None:
+    logits, labels = example(seed)
+    result = scores(logits, labels)
+    confusion, predicted = result["confusion"], logits.argmax(1).tolist()
+    errors = sorted((confusion[i][j] for i in range(5) for j in range(5) if i != j), reverse=True)
+    assert [confusion[each["label"]][each["predicted"]] for each in result["mistaken"]] == errors[:5]
+    for each in result["mistaken"]:
+        found = [i for i, pair in enumerate(zip(labels.tolist(), predicted, strict=True)) if pair == pair_of(each)]
+        assert each["positions"] == found[:8]
+
+
+def pair_of(error: dict[str, int]) -> tuple[int, int]:
+    return error["label"], error["predicted"]
+
+
+def test_without_errors_nothing_is_mistaken() -> None:
+    assert scores(torch.eye(3), torch.arange(3))["mistaken"] == []
+
+
 def test_calibration_error_of_certain_predictions() -> None:
     logits = torch.tensor([[100.0, 0.0], [100.0, 0.0]])
     assert expected_calibration_error(reliability(logits, torch.tensor([0, 0]))) == 0.0

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from builders import write_arrays
+from PIL import Image
 from safetensors.torch import load_file
 
 from graft.adaptation.selection import LABEL_FREE
 from graft.build.assembly import build_experiment
 from graft.build.validation import validate
 from graft.callbacks.checkpoints import read_checkpoint
+from graft.callbacks.pictures import THUMBNAIL
 from graft.cli.compose import compose, hydra_application
 from graft.errors import UserError
 from graft.features import Inference, Prefix, features_key
@@ -400,3 +402,12 @@ def test_a_run_that_adapts_shows_every_rule_side_by_side(record_of: Run, tmp_pat
     plain = record_of(*shared, "selection.images=0", "trainer.max_epochs=3")
     assert {name for name, entry in plain["selection"].items() if isinstance(entry, dict)} == {"last", "best_val"}
     assert plain["selection"]["last"] == rules["last"]
+
+
+def test_a_run_keeps_pictures_of_what_it_confused(record_of: Run) -> None:
+    record = record_of("strategy=linear_probe", "baselines=[]", "trainer.max_epochs=1", "optimizer.lr=1e-6")
+    errors = record["classes"]["most_confused"]
+    assert errors
+    with Image.open(record["folder"] / "pictures" / "confused.png") as picture:
+        assert picture.height == 4 + len(errors) * (THUMBNAIL + 26)
+        assert picture.width >= 6 + min(8, errors[0]["samples"]) * (THUMBNAIL + 6)

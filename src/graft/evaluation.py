@@ -1,9 +1,10 @@
 """What a network gets right on a split, computed outside training."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from graft.features import FeatureCache, FeatureView, Inference, Prefix, batches
 from graft.models.network import Network
 
 BATCH_VALUES = 2**19  # a batch of fewer values, where samples are small, costs more in calls than in arithmetic
+MOST_ERRORS, MOST_MISTAKEN = 5, 8  # pairs of classes whose errors are kept, and samples of each
 ROWS_AT_ONCE = 2**14  # of features that go through mapping and head together
 
 
@@ -93,9 +95,30 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def commonest_errors(confusion: Sequence[Sequence[int]], num: int) -> list[tuple[int, int]]:
+    """(label, predicted) of the `num` largest errors in a confusion matrix [k, k] with labels as rows, most first."""
+    errors = np.array(confusion)
+    np.fill_diagonal(errors, 0)
+    places = np.argsort(-errors, axis=None, kind="stable")[:num]
+    return [divmod(int(place), len(errors)) for place in places if errors.flat[place]]
+
+
+def mistaken_samples(logits: Tensor, labels: Tensor, confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """For each of the commonest errors its label, what was predicted, and the first samples of it by their position."""
+    predicted = logits.argmax(dim=1)
+    return [
+        {
+            "label": label,
+            "predicted": column,
+            "positions": ((labels == label) & (predicted == column)).nonzero().flatten()[:MOST_MISTAKEN].tolist(),
+        }
+        for label, column in commonest_errors(confusion, MOST_ERRORS)
+    ]
+
+
 def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Accuracy; loss (mean negative log-likelihood), calibration error and Brier score, with the bins of `reliability`;
-    accuracy by class (None where a class has no sample) and confusion matrix.
+    accuracy by class (None where a class has no sample), confusion matrix, and samples of its commonest errors.
     """
     confusion = confusion_matrix(logits, labels)
     totals = confusion.sum(dim=1)
@@ -109,6 +132,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         "reliability": bins,
         "accuracy_by_class": by_class,
         "confusion": confusion.tolist(),
+        "mistaken": mistaken_samples(logits, labels, confusion.tolist()),
     }
 
 

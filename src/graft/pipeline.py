@@ -26,6 +26,7 @@ from graft.callbacks.board import confusion_of, log_baselines, log_curves, log_r
 from graft.callbacks.choices import Choice
 from graft.callbacks.domains import DomainLogger, DomainWatch, project_test, save_picture
 from graft.callbacks.loggers import Place, StageLoggers
+from graft.callbacks.pictures import confused_picture
 from graft.data.aligned import UNKNOWN, align
 from graft.data.domain import Domain
 from graft.data.label_space import RELATION, compare
@@ -118,6 +119,7 @@ def run_logged(experiment: Experiment, folder: Path) -> dict[str, Any]:
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
     confusion = confusion_of(record)
     save_picture(folder, "confusion", confusion)
+    save_mistaken(folder, experiment.target, selected(outcome, experiment))
     show_in_loggers(tuned, network, record, confusion, watch)
     record["domains"] = without_nan(watch.report()) if watch is not None else {}
     record = end_record(record, "done")
@@ -656,6 +658,19 @@ def open_stage(
 def feature_cache(experiment: Experiment) -> FeatureCache | None:
     """Where outputs of frozen parts are kept; None where the user wants none kept."""
     return FeatureCache(Store(experiment.store), experiment.features_limit) if experiment.features_limit else None
+
+
+def save_mistaken(folder: Path, target: Domain, scores: dict[str, Any]) -> None:
+    """A picture of test images of the commonest errors, as they lie on the canvas; none where there are no errors."""
+    names, confusion = target.class_names, scores["confusion"]
+    rows = []
+    for error in scores["mistaken"]:
+        label, predicted = error["label"], error["predicted"]
+        images = target.datasets["test"][np.array(error["positions"])].x.permute(0, 2, 3, 1).squeeze(3).numpy()
+        counts = f"{confusion[label][predicted]} of {sum(confusion[label])}"
+        rows.append((f"{names[label]} taken for {names[predicted]} ({counts})", list(images)))
+    if rows:
+        save_picture(folder, "confused", confused_picture(rows))
 
 
 def show_in_loggers(

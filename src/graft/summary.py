@@ -7,6 +7,7 @@ import numpy as np
 
 from graft.callbacks.candidates import SECONDS
 from graft.callbacks.choices import ORACLE_RULE
+from graft.evaluation import MOST_ERRORS, commonest_errors
 from graft.experiment import Experiment
 from graft.models.adapters.base import count_reasons
 from graft.models.network import Network
@@ -245,15 +246,13 @@ def describe_classes(experiment: Experiment, test: Mapping[str, Any]) -> dict[st
     }
 
 
-def most_confused(confusion: Sequence[Sequence[int]], names: Sequence[str], num: int = 5) -> list[dict[str, Any]]:
+def most_confused(
+    confusion: Sequence[Sequence[int]], names: Sequence[str], num: int = MOST_ERRORS
+) -> list[dict[str, Any]]:
     """The `num` commonest errors of a confusion matrix [k, k] whose rows are labels, by `samples`, most first.
 
     `share` is that of the samples of the label.
     """
-    errors = np.array(confusion)
-    np.fill_diagonal(errors, 0)
-    commonest = np.argsort(-errors, axis=None, kind="stable")[:num]
-    pairs = [divmod(int(place), len(names)) for place in commonest if errors.flat[place]]
     return [
         {
             "label": names[row],
@@ -261,5 +260,5 @@ def most_confused(confusion: Sequence[Sequence[int]], names: Sequence[str], num:
             "samples": confusion[row][column],
             "share": confusion[row][column] / sum(confusion[row]),
         }
-        for row, column in pairs
+        for row, column in commonest_errors(confusion, num)
     ]

@@ -9,7 +9,9 @@ from graft.callbacks.pictures import (
     OVERCONFIDENT,
     SHARES,
     SIDE,
+    THUMBNAIL,
     UNDERCONFIDENT,
+    confused_picture,
     groups_picture,
     reliability_picture,
 )
@@ -29,6 +31,15 @@ def test_bars_are_as_long_as_what_they_stand_for(moved: float | None, cka: float
     assert picture.dtype == np.uint8
     expected = LONGEST * (min(1.0, moved or 0.0) + (cka or 0.0))
     assert longest_row(picture) == pytest.approx(expected, abs=3)
+
+
+def test_mistaken_images_stand_in_rows_below_their_headings() -> None:
+    grey, colour = np.full((8, 8), 7, dtype=np.uint8), np.zeros((300, 300, 3), dtype=np.uint8) + np.uint8([9, 80, 7])
+    picture = confused_picture([("a taken for b (2 of 9)", [grey, grey]), ("b taken for a (1 of 9)", [colour])])
+    assert pixels(picture, (7, 7, 7)) == 2 * THUMBNAIL**2
+    assert pixels(picture, (9, 80, 7)) == THUMBNAIL**2
+    rows = (picture == np.array((9, 80, 7))).all(axis=2).any(axis=1).nonzero()[0]
+    assert rows[0] > (picture == np.array((7, 7, 7))).all(axis=2).any(axis=1).nonzero()[0][-1]
 
 
 def test_every_layer_group_has_a_line() -> None:

@@ -196,6 +196,21 @@ def test_report_prints_and_writes(empty_folder: Path, capsys: pytest.CaptureFixt
     assert "90.5 ± 0.7" in (empty_folder / "table.md").read_text()
 
 
+def test_report_compares_with_a_named_setting_and_makes_a_page(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (name, seed) in enumerate((name, seed) for name in ("linear_probe", "fine_tune") for seed in range(3)):
+        accuracy = (0.9 if name == "fine_tune" else 0.8) + 0.01 * seed * number
+        write_record(empty_folder / "runs" / str(number), done(accuracy, strategy=name, seed=seed))
+    words = ["report", "runs", "--html", "report.html", "--latex", "table.tex", "--against"]
+    assert main([*words, "strategy=linear_probe"]) == 0
+    assert "difference to strategy=linear_probe" in capsys.readouterr().out
+    assert "difference to strategy=linear_probe" in (empty_folder / "report.html").read_text()
+    assert r"linear\_probe & $3$" in (empty_folder / "table.tex").read_text()
+    assert main([*words, "strategy=linear_prob"]) == 1
+    assert "did you mean 'linear_probe'?" in capsys.readouterr().err
+
+
 def test_report_of_nothing(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "runs"]) == 1
     assert "no such folder" in capsys.readouterr().err

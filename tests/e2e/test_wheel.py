@@ -18,6 +18,11 @@ def test_an_installed_graft_finds_its_configuration(tmp_path: Path) -> None:
         archive.extractall(site)
     shipped = {path.relative_to(site / "graft" / "conf") for path in (site / "graft" / "conf").rglob("*.yaml")}
     assert shipped == {path.relative_to(CHECKOUT / "conf") for path in (CHECKOUT / "conf").rglob("*.yaml")}
+    assert {path.name for path in (site / "graft" / "reports" / "assets").iterdir()} == {
+        "page.html",
+        "script.js",
+        "style.css",
+    }
     code = "import graft; from graft.cli.main import main; print(graft.__file__); main(['show', 'strategy/lp_ft'])"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -68,7 +68,7 @@ def test_markdown_of_failures_alone_has_no_table() -> None:
 
 def printed(folder: Path, **files: Path) -> str:
     text = io.StringIO()
-    report([folder], make_console(text), **files)
+    report([folder], make_console(text), files)
     return text.getvalue()
 
 
@@ -83,7 +83,7 @@ def test_the_report_in_files(tmp_path: Path) -> None:
     records = sweep(tmp_path)
     text = printed(tmp_path, csv=tmp_path / "all.csv", markdown=tmp_path / "[b]" / "all.md")
     assert (tmp_path / "all.csv").read_text() == results_csv(records)
-    assert (tmp_path / "[b]" / "all.md").read_text() == markdown_summary(records)
+    assert (tmp_path / "[b]" / "all.md").read_text() == markdown_summary(records, {})
     assert f"wrote {tmp_path}/[b]/all.md" in text
 
 

@@ -1,29 +1,9 @@
-"""Rows from records written by hand; the numbers are computed by numpy and scipy's own interval."""
+"""Rows from records written by hand, with figures computed by hand."""
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from records_by_hand import done, failed
-from scipy import stats
 
-from graft.reports.tables import group_rows, spread
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
-def test_spread_is_the_sample_deviation_and_the_t_interval(values: list[float]) -> None:
-    figure = spread(values)
-    assert figure is not None
-    assert figure["mean"] == pytest.approx(np.mean(values))
-    assert figure["std"] == pytest.approx(np.std(values, ddof=1))
-    if np.std(values) > 1e-9:
-        low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-        assert figure["interval"] == pytest.approx((high - low) / 2)
-
-
-def test_spread_of_one_value_or_none() -> None:
-    assert spread([0.5]) == {"mean": 0.5, "std": None, "interval": None}
-    assert spread([]) is None
+from graft.reports.tables import group_rows
 
 
 def test_one_row_for_each_setting_over_its_seeds() -> None:

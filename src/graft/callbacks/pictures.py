@@ -12,6 +12,7 @@ INK, GRID = (0, 0, 0), (200, 200, 200)
 BAR, OVERCONFIDENT, UNDERCONFIDENT = (8, 81, 156), (222, 102, 62), (120, 180, 220)
 LINE = 20  # pixels of a row of bars
 LONGEST = 160  # pixels of a bar that stands for 1
+THUMBNAIL = 56  # pixels of an image that was mistaken
 SIDE, SHARES = 240, 50  # pixels of a reliability diagram, and of the shares below it
 
 
@@ -72,6 +73,25 @@ def reliability_diagram(name: str, bins: Mapping[str, Sequence[Any]]) -> Image.I
         draw.text((left - 4, bottom - SIDE * value), f"{value:g}", fill=INK, font=font, anchor="rm")
         draw.text((left + SIDE * value, base + 10), f"{value:g}", fill=INK, font=font, anchor="mm")
     return panel
+
+
+def confused_picture(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
+    """Images that were mistaken, a row for each pair of classes under its heading.
+
+    Args:
+        rows: heading, and images uint8 [h, w] or [h, w, 3] of any size.
+    """
+    font, pitch = lettering(), THUMBNAIL + 6
+    width = 6 + max(max(int(font.getlength(heading)), pitch * len(images)) for heading, images in rows)
+    picture = Image.new("RGB", (width, (pitch + 20) * len(rows) + 4), "white")
+    draw = ImageDraw.Draw(picture)
+    for number, (heading, images) in enumerate(rows):
+        top = (pitch + 20) * number
+        draw.text((6, top + 11), heading, fill=INK, font=font, anchor="lm")
+        for column, pixels in enumerate(images):
+            thumbnail = Image.fromarray(pixels).convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
+            picture.paste(thumbnail, (6 + pitch * column, top + 20))
+    return np.asarray(picture)
 
 
 def lettering() -> ImageFont.FreeTypeFont:

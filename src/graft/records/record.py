@@ -1,10 +1,12 @@
 """The record: what one run leaves, from which every table and plot is made."""
 
+import gc
 import logging
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime
 from functools import cache
@@ -128,10 +130,13 @@ def load_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def find_records(folders: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
+def find_records(
+    folders: Iterable[Path], keep: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> list[tuple[Path, dict[str, Any]]]:
     """(run folder, record) of every run at or below `folders`, sorted by folder.
 
-    A record that cannot be read is named in a warning and left out.
+    A record that cannot be read is named in a warning and left out. `keep` makes of each record what is to be kept of
+    it, since thousands of whole ones fill the memory.
 
     Raises:
         UserError: a folder that does not exist, or in which no record can be read.
@@ -139,7 +144,7 @@ def find_records(folders: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
     found: dict[Path, dict[str, Any]] = {}
     for folder in folders:
         paths = list(record_files(folder))
-        read, refused = read_all(paths)
+        read, refused = read_all(paths, keep)
         for reason in refused:
             log.warning("left out: %s", reason)
         if not read:
@@ -161,16 +166,31 @@ def record_files(folder: Path) -> list[Path]:
     return paths
 
 
-def read_all(paths: Iterable[Path]) -> tuple[dict[Path, dict[str, Any]], list[UserError]]:
-    """Run folder -> record for the records that can be read, and why the others cannot."""
+def read_all(
+    paths: Iterable[Path], keep: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> tuple[dict[Path, dict[str, Any]], list[UserError]]:
+    """Run folder -> what `keep` makes of the record, for those that can be read, and why the others cannot."""
     read: dict[Path, dict[str, Any]] = {}
     refused: list[UserError] = []
-    for path in paths:
-        try:
-            read[path.parent.resolve()] = load_record(path)
-        except UserError as error:
-            refused.append(error)
+    with no_collection():
+        for path in paths:
+            try:
+                read[path.parent.resolve()] = keep(load_record(path))
+            except UserError as error:
+                refused.append(error)
     return read, refused
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """No garbage collection: JSON has no cycles, and to look for some in ever more records takes long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from graft.records.files import atomic_write_bytes
+from graft.reports.comparison import Reference, compared_rows
+from graft.reports.comparison_table import comparison_cells, method
+from graft.reports.comparison_table import notes as comparison_notes
 from graft.reports.notes import CAPTION, reason, unfinished, warnings
 from graft.reports.rules import ACCURACY, rules_of
 from graft.reports.selection import CAPTION as SELECTION_CAPTION
 from graft.reports.selection import selection_rows
-from graft.reports.settings import Record, value_of, varied_keys
-from graft.reports.tables import group_rows
+from graft.reports.settings import Record, value_of
+from graft.reports.tables import group_rows, runs_of, study_of
 from graft.reports.terminal import FIGURES, figures, setting_cells
 from graft.reports.transferred import CAPTION as TRANSFERRED_CAPTION
 from graft.reports.transferred import transferred_rows
@@ -28,7 +31,7 @@ def results_csv(records: Sequence[tuple[Path, Record]], root: Path | None = None
         records: (run folder, record) of each run.
         root: the folder that runs are named from; by default the deepest one above all.
     """
-    names = varied_keys([record for _, record in records])
+    names = runs_of(records).study.names
     folders = [folder.resolve() for folder, _ in records]
     root = root.resolve() if root else Path(os.path.commonpath([folder.parent for folder in folders]))
     runs = [os.path.relpath(folder, root) for folder in folders]
@@ -82,13 +85,19 @@ def write_results_csv(folder: Path, records: Sequence[tuple[Path, Record]]) -> P
     return path
 
 
-def markdown_summary(records: Sequence[tuple[Path, Record]]) -> str:
-    """The summary as Markdown: a table with one row for each setting, and what must be said beside it."""
-    plain = [record for _, record in records]
+def markdown_summary(records: Sequence[tuple[Path, Record]], reference: Reference | None = None) -> str:
+    """The summary as Markdown: a table with one row for each setting, and what must be said beside it.
+
+    With the comparison with a reference (an empty one: each run's own baseline), or without.
+    """
+    records = runs_of(records)
+    plain = records.study
     rows = group_rows(plain)
     cells = [dict(zip(FIGURES, figures(row), strict=True)) for row in rows]
     parts = [markdown_table(rows, cells), f"{CAPTION}\n"] if rows else []
     parts += [f"**{heading}**: {text}\n" for heading, text in [*warnings(plain, rows), *unfinished(records)]]
+    if rows and reference is not None:
+        parts += markdown_comparison(plain, reference)
     transferred, transferred_cells = transferred_rows(plain)
     if transferred:
         parts += [markdown_table(transferred, transferred_cells), f"{TRANSFERRED_CAPTION}\n"]
@@ -96,6 +105,13 @@ def markdown_summary(records: Sequence[tuple[Path, Record]]) -> str:
     if selected:
         parts += [markdown_table(selected, selected_cells), f"{SELECTION_CAPTION}\n"]
     return "\n".join(parts)
+
+
+def markdown_comparison(records: Sequence[Record], reference: Reference) -> list[str]:
+    """The comparison as Markdown: its table, how it was made, what it shows and what it cannot."""
+    rows = compared_rows(study_of(records), reference)
+    notes = [f"**{heading}**: {text}\n" for heading, text in comparison_notes(rows, records, reference)]
+    return [markdown_table(rows, comparison_cells(rows, reference)), f"{method(rows, reference)}\n", *notes]
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, str]]) -> str:

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from scipy.optimize import isotonic_regression
 
@@ -93,11 +94,13 @@ def is_scratch(record: Record) -> bool:
     return record["strategy"] == SCRATCH and not record["config"].get("regulariser") and not record.get("adapter")
 
 
+@cache
+def matters_to_scratch(key: str) -> bool:
+    """Whether scratch depends on a dotted key, its labels aside."""
+    return not any(key == name or key.startswith(f"{name}.") for name in NOT_OF_SCRATCH)
+
+
 def scratch_key(record: Record) -> str:
     """What two records share when their scratch baselines differ in nothing but the labels and the seed."""
-    flat = {
-        key: value
-        for key, value in setting(record).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in NOT_OF_SCRATCH)
-    }
+    flat = {key: value for key, value in setting(record).items() if matters_to_scratch(key)}
     return repr((flat, {name: record["fingerprints"].get(name) for name in COMPARED}))

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graft.reports.settings import Record, short_names, value_of, varied_keys
-from graft.reports.tables import LOSS, differing_fingerprints, finished, newest_of_repeated, short_fingerprint
+from graft.reports.settings import Record, short_names, value_of
+from graft.reports.tables import LOSS, differing_fingerprints, finished, runs_of, short_fingerprint, study_of
 
 CAPTION = (
     "mean ± sample standard deviation over seeds; accuracies in %, gain in points, seconds of fitting on the target"
@@ -19,7 +19,7 @@ def warnings(records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> li
     drifted = [name for name in ("code", "packages") if name in differing_fingerprints(done)]
     if drifted:
         notes.append(("Compare with care", f"rows come from runs that differ in {' and '.join(drifted)}"))
-    repeated = len(done) - len(newest_of_repeated(done))
+    repeated = len(done) - len(study_of(records).counted)
     if repeated:
         runs = "1 run repeats" if repeated == 1 else f"{repeated} runs repeat"
         notes.append(("Left out", f"{runs} a newer one of the same setting and seed"))
@@ -59,7 +59,7 @@ def label(setting: Mapping[str, str]) -> str:
 
 def unfinished(records: Sequence[tuple[Path, Record]]) -> list[tuple[str, str]]:
     """(status, which run and why) of every run that did not come to its end."""
-    names = varied_keys([record for _, record in records])
+    names = runs_of(records).study.names
     return [
         (record["status"], f"{named(record, names)}: {reason(record)} ({shown(folder)})")
         for folder, record in records

@@ -12,7 +12,8 @@ from scipy.stats import weightedtau
 
 from graft.reports.export import csv_text
 from graft.reports.settings import ABSENT, Record, setting, short_names
-from graft.reports.tables import ACCURACY, finished, newest_of_repeated, split_by_fingerprint, spread
+from graft.reports.statistics import spread
+from graft.reports.tables import ACCURACY, finished, newest_of_repeated, split_by_fingerprint
 from graft.reports.terminal import with_spread
 
 Row = Mapping[str, Any]  # what a ranking says of one candidate

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from graft.reports.rules import ACCURACY, NAMES, rules_of
 from graft.reports.settings import Record
-from graft.reports.tables import grouped, spread
+from graft.reports.statistics import spread
+from graft.reports.tables import grouped
 from graft.reports.terminal import fitting_table, with_spread
 
 CAPTION = (

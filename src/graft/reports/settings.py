@@ -1,6 +1,7 @@
 """What makes one run another experiment than the next: its configuration, without where it writes and its seeds."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from graft.records.record import NOT_IDENTITY
@@ -27,43 +28,74 @@ def setting(record: Record) -> dict[str, str]:
 
     As text because the order of a strategy's rules counts, and because 1, 1.0 and true are different limits.
     """
+    leaves: dict[str, str] = {}
+    for group, value in record["config"].items():
+        leaves |= _leaves(group, Written(value))
+    return leaves
+
+
+class Written(str):
+    """A plain value as text, which says that two are the same, with the value itself."""
+
+    value: Any
+
+    def __new__(cls, value: Any) -> "Written":
+        """The text of a value."""
+        text = super().__new__(cls, repr(value))
+        text.value = value
+        return text
+
+
+@lru_cache(maxsize=2**14)  # most of thousands of records choose the same in most groups
+def _leaves(group: str, written: Written) -> dict[str, str]:
+    """What `setting` says of one group."""
     left_out = (*NOT_IDENTITY, *SEEDS)
-    flat = flatten(record["config"])
     return {
         key: repr(value)
-        for key, value in flat.items()
+        for key, value in flatten(written.value, f"{group}.").items()
         if not any(key == name or key.startswith(f"{name}.") for name in left_out)
     }
 
 
 def seeds(record: Record) -> tuple[Any, ...]:
     """The values of everything that is a seed of the run."""
-    flat = flatten(record["config"])
-    return (record["seed"], *(flat.get(name) for name in SEEDS))
+    return (record["seed"], *(leaf(record, name) for name in SEEDS))
 
 
-def varied_keys(records: Sequence[Record]) -> list[str]:
+def leaf(record: Record, name: str, absent: Any = None) -> Any:
+    """The value of a dotted key in a record's configuration."""
+    group = name.partition(".")[0]
+    config = record["config"]
+    return flatten(config[group], f"{group}.").get(name, absent) if group in config else absent
+
+
+def varied_keys(records: Sequence[Record], settings: Sequence[Mapping[str, str]] | None = None) -> list[str]:
     """The names that tell the records' settings apart, in the order of the configuration.
 
     Where records choose differently in a group, the group's name stands for all that comes with the choice; a key of
     the group is named beside it only where it differs between records of the same choice. A key that repeats another
-    one's values is left out.
+    one's values is left out. `settings` are those of the records (`setting`) where they are known.
 
     >>> a = {"config": {"strategy": {"name": "scratch", "phases": [1]}, "optimizer": {"lr": 1}}}
     >>> b = {"config": {"strategy": {"name": "lp_ft", "phases": [2]}, "optimizer": {"lr": 1}}}
     >>> varied_keys([a, b])
     ['strategy']
     """
-    settings = [setting(record) for record in records]
+    settings = [setting(record) for record in records] if settings is None else settings
     names: dict[str, None] = {}
     columns: set[tuple[Any, ...]] = set()
+    choices: dict[str, tuple[str | None, ...]] = {}
     for key in dict.fromkeys(key for flat in settings for key in flat):
-        column = tuple(flat.get(key) for flat in settings)
+        column = tuple([flat.get(key) for flat in settings])
+        if len(set(column)) == 1:
+            continue
         group = key.partition(".")[0]
-        choices = tuple(choice(record, group) for record in records)
-        if len(set(choices)) > 1:
+        if group not in choices:
+            choices[group] = tuple(choice(record, group) for record in records)
+        num_choices = len(set(choices[group]))
+        if num_choices > 1:
             names[group] = None
-        told_apart = len(set(zip(choices, column, strict=True))) > len(set(choices))
+        told_apart = len(set(zip(choices[group], column, strict=True))) > num_choices
         if told_apart and column not in columns:
             names[key] = None
             columns.add(column)
@@ -85,7 +117,7 @@ def value_of(record: Record, name: str) -> str:
     chosen = choice(record, name)
     if chosen is not None:
         return chosen
-    value = flatten(record["config"]).get(name, ABSENT)
+    value = leaf(record, name, ABSENT)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

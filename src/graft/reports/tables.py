@@ -1,14 +1,14 @@
 """From records to rows: grouped by what varied, with mean, spread and n."""
 
-import math
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from scipy.special import stdtrit  # a tenth of the time that importing scipy.stats takes
-
+from graft.records.record import load_record
 from graft.reports.settings import Record, seeds, setting, value_of, varied_keys
+from graft.reports.statistics import spread
 
 ACCURACY = "target/test/accuracy"
 LOSS = "target/test/loss"
@@ -17,7 +17,71 @@ LOSS = "target/test/loss"
 # those of a source stage differ from seed to seed, as they should.
 FINGERPRINTS = ("target_data", "source_data", "preprocessing", "code", "packages", "device")
 
-Figure = dict[str, float | None]
+
+Group = tuple[dict[str, str], list[Record], dict[str, Any]]
+
+
+class Study(tuple[Record, ...]):
+    """Records with what every table of them begins from, which takes long for thousands of them and is found once."""
+
+    @cached_property
+    def settings(self) -> dict[int, dict[str, str]]:
+        """The `setting` of each record, by the record's id."""
+        return {id(record): setting(record) for record in self}
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What varied (`varied_keys`)."""
+        return varied_keys(self, [self.settings[id(record)] for record in self])
+
+    @cached_property
+    def counted(self) -> list[Record]:
+        """The finished records that are no repetitions (`newest_of_repeated`)."""
+        return newest_of_repeated(finished(self), self.settings)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """`setting`, records and `differs` of each row of `group_rows`."""
+        members: dict[Any, list[Record]] = defaultdict(list)
+        for record in self.counted:
+            members[tuple(self.settings[id(record)].items())].append(record)
+        return [group for records in members.values() for group in self._parts(records)]
+
+    def _parts(self, records: list[Record]) -> list[Group]:
+        """The records of one setting, apart where their fingerprints differ."""
+        apart = differing_fingerprints(records)
+        return [
+            (
+                {name: value_of(part[0], name) for name in self.names},
+                part,
+                {name: fingerprints(part[0]).get(name) for name in apart},
+            )
+            for part in split_by_fingerprint(records)
+        ]
+
+
+class Runs(list[tuple[Path, Record]]):
+    """(run folder, record) of some runs, and what their tables begin from."""
+
+    @cached_property
+    def study(self) -> Study:
+        """The records, without their folders."""
+        return Study(record for _, record in self)
+
+
+def whole(folder: Path, record: Record) -> Record:
+    """The record with all that it says, read again where only what tables show of it was kept."""
+    return record if record["status"] != "done" or "history" in record else load_record(folder)
+
+
+def study_of(records: Sequence[Record]) -> Study:
+    """The records as a study, which they may be already."""
+    return records if isinstance(records, Study) else Study(records)
+
+
+def runs_of(runs: Sequence[tuple[Path, Record]]) -> Runs:
+    """Folders and records as `Runs`, which they may be already."""
+    return runs if isinstance(runs, Runs) else Runs(runs)
 
 
 def group_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -34,20 +98,9 @@ def group_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return [row(values, part, differs) for values, part, differs in grouped(records)]
 
 
-def grouped(records: Sequence[Record]) -> list[tuple[dict[str, str], list[Record], dict[str, Any]]]:
+def grouped(records: Sequence[Record]) -> list[Group]:
     """`setting`, records and `differs` of each row of `group_rows`."""
-    names = varied_keys(records)
-    groups: dict[Any, list[Record]] = defaultdict(list)
-    for record in newest_of_repeated(finished(records)):
-        groups[tuple(setting(record).items())].append(record)
-    rows = []
-    for members in groups.values():
-        apart = differing_fingerprints(members)
-        for part in split_by_fingerprint(members):
-            values = {name: value_of(part[0], name) for name in names}
-            differs = {name: fingerprints(part[0]).get(name) for name in apart}
-            rows.append((values, part, differs))
-    return rows
+    return study_of(records).groups
 
 
 def row(values: dict[str, str], records: Sequence[Record], differs: dict[str, Any]) -> dict[str, Any]:
@@ -64,24 +117,6 @@ def row(values: dict[str, str], records: Sequence[Record], differs: dict[str, An
         "trainable_parameters": max(record["cost"]["trainable_parameters"] for record in records),
         "differs": differs,
     }
-
-
-def spread(values: Sequence[float]) -> Figure | None:
-    """Mean, sample standard deviation and half-width of the mean's 95 % t interval; None without values.
-
-    >>> spread([1.0, 3.0])["std"]
-    1.4142135623730951
-    >>> spread([2.0])
-    {'mean': 2.0, 'std': None, 'interval': None}
-    """
-    if not values:
-        return None
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return {"mean": mean, "std": None, "interval": None}
-    std = statistics.stdev(values)
-    half_width = float(stdtrit(len(values) - 1, 0.975)) * std / math.sqrt(len(values))
-    return {"mean": mean, "std": std, "interval": half_width}
 
 
 def finished(records: Iterable[Record]) -> list[Record]:
@@ -128,11 +163,17 @@ def short_fingerprint(value: Any) -> str:
     return text[:8] if is_hash else text
 
 
-def newest_of_repeated(records: Iterable[Record]) -> list[Record]:
-    """One record, the one that finished last, for each setting, seeds and fingerprints."""
+def newest_of_repeated(
+    records: Iterable[Record], settings: Mapping[int, Mapping[str, str]] | None = None
+) -> list[Record]:
+    """One record, the one that finished last, for each setting, seeds and fingerprints.
+
+    `settings` are those of the records by their ids where they are known.
+    """
     newest: dict[Any, Record] = {}
     for record in records:
-        key = repr((setting(record), seeds(record), fingerprints(record)))
+        known = setting(record) if settings is None else settings[id(record)]
+        key = (tuple(known.items()), repr((seeds(record), fingerprints(record))))
         if key not in newest or str(record["finished"]) >= str(newest[key]["finished"]):
             newest[key] = record
     return list(newest.values())

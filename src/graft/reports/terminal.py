@@ -13,7 +13,7 @@ from rich.text import Text
 from graft.reports.notes import CAPTION, unfinished, warnings
 from graft.reports.rules import collapse_notes, rules_of, rules_table, spoken
 from graft.reports.settings import Record, short_names
-from graft.reports.tables import ACCURACY, LOSS, baseline_of, group_rows, short_fingerprint
+from graft.reports.tables import ACCURACY, LOSS, baseline_of, group_rows, runs_of, short_fingerprint
 
 FIGURES = ("n", "accuracy", "baseline", "gain", "seconds", "trained")
 DISPENSABLE = ("trained", "seconds", "baseline")  # left out in this order where there is no room
@@ -207,14 +207,15 @@ def run_warnings(record: Record) -> list[tuple[str, str]]:
 
 def print_summary(records: Sequence[tuple[Path, Record]], console: Console) -> None:
     """One row for each setting, over its seeds; then every run that failed or has no end."""
-    rows = group_rows([record for _, record in records])
+    records = runs_of(records)
+    rows = group_rows(records.study)
     console.print()
     if rows:
         cells = [dict(zip(FIGURES, figures(row), strict=True)) for row in rows]
         table, hidden = fitting_table(rows, cells, DISPENSABLE, console)
         console.print(table)
         console.print(Text(CAPTION + (f"; no room for {', '.join(hidden)}" if hidden else ""), style="dim"))
-    for heading, text in warnings([record for _, record in records], rows):
+    for heading, text in warnings(records.study, rows):
         print_note(heading, text, "bold yellow", console)
     for status, text in unfinished(records):
         print_note(status, text, "bold red", console)

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from graft.reports.labels import SCRATCH, labels_needed, scratch_curves, scratch_key
 from graft.reports.settings import Record
-from graft.reports.tables import ACCURACY, grouped, spread
+from graft.reports.statistics import spread
+from graft.reports.tables import ACCURACY, grouped
 from graft.reports.terminal import fitting_table, with_spread
 
 FIGURES = ("forgotten", "moved", "CKA", "sooner", "lead", "ECE", "Brier", "labels", "scratch needs")

@@ -1,6 +1,12 @@
-"""Tables from records: in the terminal, as CSV, as Markdown.
+"""Tables and one HTML page from records, with the comparison of settings on the same seeds.
 
-Takes folders of runs and sweeps, or folders that hold them: graft report outputs --markdown table.md
+Takes folders of runs and sweeps, or folders that hold them:
+
+  graft report outputs --html report.html
+  graft report outputs --against strategy=linear_probe --markdown table.md
+
+Every setting is compared with each run's own baseline, or with the setting that --against names and that differs in
+nothing else, run by run on the same seeds and splits: a paired t test, corrected for the number of comparisons (Holm).
 """
 
 from collections.abc import Sequence
@@ -9,15 +15,30 @@ from pathlib import Path
 from graft.cli.arguments import command_parser, parse
 from graft.reports.console import make_console
 
+FILES = {
+    "csv": "write one line for each run",
+    "markdown": "write the summary as tables",
+    "latex": "write the summary as a table for the package booktabs",
+    "html": "write one page with tables and plots that needs nothing beside it",
+}
+
 
 def main(arguments: Sequence[str]) -> int:
     """Print the report on all records in some folders; returns the exit code."""
     parser = command_parser("report")
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders of runs, or that hold runs")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line for each run")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the summary as a table")
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="compare with this setting instead of each run's own baseline; may be given for several keys",
+    )
+    for kind, text in FILES.items():
+        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=text)
     options = parse(parser, arguments)
     from graft.reports.report import report
 
-    report(options.folders, make_console(), csv=options.csv, markdown=options.markdown)
+    files = {kind: path for kind in FILES if (path := getattr(options, kind)) is not None}
+    report(options.folders, make_console(), files, options.against)
     return 0
