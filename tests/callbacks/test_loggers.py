@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,15 +73,27 @@ def assert_mlflow(folder: Path, metrics: dict[str, float]) -> None:
     assert len(epochs) == 2
 
 
+def leveldb_records(content: bytes, start: int = 7, block: int = 32768) -> Iterator[bytes]:
+    """Records of LevelDB's log format after a header: checksum, length, kind (whole, first, middle, last), data."""
+    at, parts = start, []
+    while at + 7 <= len(content):
+        if block - at % block < 7:
+            at += block - at % block
+            continue
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        parts.append(content[at + 7 : at + 7 + length])
+        at += 7 + length
+        if kind in (1, 4):
+            yield b"".join(parts)
+            parts = []
+
+
 def assert_wandb(folder: Path, metrics: dict[str, float]) -> None:
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     [path] = folder.glob("wandb/offline-run-*/run-*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(path))
     config, final, epochs = {}, {}, 0
-    while (data := store.scan_data()) is not None:
+    for data in leveldb_records(path.read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)
         config |= {item.key: item.value_json for item in record.config.update}
         items = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}

@@ -28,6 +28,10 @@ LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 BEST = "best.ckpt"
 BEST_OF_PHASE = "best_of_phase_{}.ckpt"
+OF_EPOCH, OF_STATE = (
+    {"state_dict", "stage"},
+    {"key", "state"},
+)  # what a checkpoint holds: all, or a network's state alone
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -49,7 +53,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = load_plain(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a usable checkpoint ({error})") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "stage"} <= checkpoint.keys():
+    if not isinstance(checkpoint, dict) or not any(parts <= checkpoint.keys() for parts in (OF_EPOCH, OF_STATE)):
         raise UserError(f"{path}: not a checkpoint of graft")
     return checkpoint
 

@@ -1,5 +1,6 @@
 """Where the curves of a run go: a logger for each stage and each program that shows them."""
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -102,6 +103,8 @@ def wandb(
         entity: user or team that the project belongs to; None is wandb's own default.
         mode: "offline" only writes files, for `wandb sync`; "online" sends them.
     """
+    if mode == "offline":
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     from wandb import Settings
 
     place.folder.mkdir(parents=True, exist_ok=True)  # else wandb writes to a temporary folder
@@ -127,6 +130,7 @@ def mlflow(place: Place, experiment: str = PROJECT, tracking_uri: str | None = N
         experiment: which the runs are part of.
         tracking_uri: a server or data base; None is `mlflow/mlflow.db` in the folder of the run or sweep.
     """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its makers of the run
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*noload")  # MLflow's mapping of its tables, on SQLAlchemy 2.1
         return _mlflow(place, experiment, tracking_uri)
