@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from graft.adaptation.base import Adaptation
 from graft.adaptation.selection import Selection
-from graft.callbacks.loggers import Maker, Place, StageLoggers
+from graft.callbacks.loggers import Maker, StageLoggers
 from graft.data.domain import Domain
 from graft.models.adapters.base import Adapter
 from graft.models.backbones.base import Backbone
@@ -20,6 +20,7 @@ from graft.models.heads.base import Head
 from graft.models.mappings.base import Mapping as FeatureMapping
 from graft.models.network import Network
 from graft.objectives.supervised import Objective
+from graft.records.place import Place
 from graft.regularisers.base import Regulariser
 from graft.strategies.phases import ResolvedPhase, Strategy
 from graft.strategies.schedules import Schedule

@@ -25,7 +25,7 @@ from graft.batch_size import Case, is_known, settle_batch_sizes
 from graft.callbacks.board import confusion_of, log_baselines, log_curves, log_result
 from graft.callbacks.choices import Choice
 from graft.callbacks.domains import DomainLogger, DomainWatch, project_test, save_picture
-from graft.callbacks.loggers import Place, StageLoggers
+from graft.callbacks.loggers import StageLoggers
 from graft.callbacks.pictures import confused_picture
 from graft.data.aligned import UNKNOWN, align
 from graft.data.domain import Domain
@@ -55,6 +55,7 @@ from graft.models.weights import (
 from graft.numerics import settle
 from graft.outcome import Outcome, Start
 from graft.records.files import atomic_write_json, without_nan
+from graft.records.place import Place
 from graft.records.record import RECORD, end_record, load_record, start_record, write_record
 from graft.records.store import Store
 from graft.regularisers.base import Origin

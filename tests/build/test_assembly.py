@@ -13,11 +13,11 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from graft.build.assembly import build_experiment, experiment_name
-from graft.callbacks.loggers import Place
 from graft.errors import UserError
 from graft.models.backbones.cnn import Cnn
 from graft.models.heads.mlp import MlpHead
 from graft.models.mappings.identity import IdentityMapping
+from graft.records.place import Place
 
 Composed = Callable[..., dict[str, Any]]
 

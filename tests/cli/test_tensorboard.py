@@ -127,7 +127,7 @@ def test_the_command_serves_the_sweep_until_it_is_interrupted(sweep: Path) -> No
 
 def answer(url: str, process: "subprocess.Popen[str]") -> str:
     """What the server says once it says something of runs."""
-    for _ in range(600):
+    for _ in range(1500):
         assert process.poll() is None, process.communicate()
         try:
             with urllib.request.urlopen(url) as response:

@@ -4,48 +4,19 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from graft.records.hashing import content_hash
+from graft.records.place import Place
 
 PROJECT = "graft"
 PACKAGES = ("wandb", "mlflow")  # that loggers of these names need, and extras of graft's bring
 IDENTITY = "graft.stage"  # tag by which a run of MLflow is found again
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a stage writes.
-
-    The jobs of a sweep write below the sweep's folder, each under a name that says what sets it apart, since
-    TensorBoard calls a run by its folder.
-    """
-
-    folder: Path  # of the run, or of the sweep that it is a job of
-    job: str = ""  # name of the job in its sweep; empty for a run by itself
-    stage: str = ""
-    overrides: tuple[str, ...] = ()  # what sets the job apart
-
-    def below(self, kind: str) -> Path:
-        """The folder of one kind of logger."""
-        return self.folder / kind / self.job / self.stage
-
-    @property
-    def run(self) -> str:
-        """What the run is called among others."""
-        return self.job or self.folder.name
-
-    @property
-    def identity(self) -> str:
-        """The same for a stage that goes on."""
-        return content_hash([str(self.folder.resolve()), self.job, self.stage])[:16]
 
 
 Maker = Callable[[Place], Logger]

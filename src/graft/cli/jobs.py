@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,10 +22,8 @@ from graft.cli.compose import job_config, own_overrides, refuse
 from graft.cli.folders import SWEEP, locked
 from graft.errors import UserError
 from graft.records.files import read_json
+from graft.records.place import Place
 from graft.records.record import RECORD, end_record, load_record, run_identity, start_record, write_record
-
-if TYPE_CHECKING:
-    from graft.callbacks.loggers import Place
 
 log = logging.getLogger(__name__)
 
@@ -196,15 +194,13 @@ def job_title(sweep: Path, number: int, overrides: list[str]) -> str:
     return f"job {number}{position}: {' '.join(own_overrides(overrides, jobs))}"
 
 
-def place_of(folder: Path, overrides: Sequence[str] | None = None) -> "Place":
+def place_of(folder: Path, overrides: Sequence[str] | None = None) -> Place:
     """Where the loggers of the run in a folder write: for a job of a sweep, below the sweep's folder.
 
     Args:
         folder: of the run.
         overrides: of the job, as far as they are known.
     """
-    from graft.callbacks.loggers import Place
-
     sweep, number = folder.parent, folder.name
     if not (number.isdigit() and (sweep / SWEEP).exists()):
         return Place(folder)

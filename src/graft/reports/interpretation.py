@@ -38,7 +38,8 @@ table { border-collapse: collapse } td, th { padding: .1em .8em; text-align: lef
 def page(found: Mapping[str, Any]) -> str:
     """The page `index.html`."""
     template = Environment(autoescape=True).from_string(PAGE)
-    return template.render(**found | {"title": title(found), "accuracy": percent(found["accuracy"])})
+    shown = {**found, "title": title(found), "accuracy": percent(found["accuracy"])}
+    return template.render(shown)
 
 
 def title(found: Mapping[str, Any]) -> str:
