@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from records_by_hand import done
 
+from graft.cli.folders import locked
 from graft.cli.jobs import interrupts
 from graft.cli.main import main
+from graft.cli.states import state_of
 from graft.errors import UserError
 from graft.experiment import Experiment
 from graft.records.record import load_record, run_identity, start_record, write_record
@@ -21,11 +23,15 @@ class Pipeline:
     def __init__(self) -> None:
         self.seeds: list[int] = []  # of the runs asked for
         self.failing: dict[int, BaseException] = {}  # seed -> what happens
+        self.times: int | None = None  # how often, None: always
+        self.signals: dict[int, int] = {}  # seed -> how many Ctrl-C there are meanwhile
         self.before_record = False
 
     def __call__(self, experiment: Experiment, folder: Path) -> dict[str, Any]:
         self.seeds.append(experiment.seed)
         error = self.failing.get(experiment.seed)
+        if error is not None and self.times is not None and self.seeds.count(experiment.seed) > self.times:
+            error = None
         if error is not None and self.before_record:
             raise error
         if not (folder / "record.json").exists():
@@ -33,7 +39,10 @@ class Pipeline:
         assert load_record(folder)["status"] == "running"
         if error is not None:
             raise error
+        for _ in range(self.signals.get(experiment.seed, 0)):
+            signal.raise_signal(signal.SIGINT)
         record = done(0.9, seed=experiment.seed) | {"config": experiment.config, "id": run_identity(experiment.config)}
+        record = load_record(folder) | record
         write_record(folder, record)
         return record
 
@@ -167,6 +176,14 @@ def statuses(sweep: Path) -> dict[str, str]:
     return {path.parent.name: load_record(path)["status"] for path in sorted(sweep.glob("*/record.json"))}
 
 
+def jobs(sweep: Path) -> list[Path]:
+    return [sweep / job["folder"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"]]
+
+
+def states(sweep: Path) -> list[str]:
+    return [state_of(job) for job in jobs(sweep)]
+
+
 @pytest.mark.parametrize("batch", [[], ["hydra.sweeper.max_batch_size=2"]], ids=["all", "two at a time"])
 def test_a_sweep_survives_its_failures_and_resume_runs_just_those(
     batch: list[str], pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
@@ -225,3 +242,130 @@ def test_a_sweep_over_groups_with_keys_of_their_own(pipeline: Pipeline, empty_fo
         "ImageFolder",
     ]
     assert [config["target"]["path"] for config in configs] == ["x", "x"]
+
+
+def test_the_first_failure_ends_a_sweep_that_shall_fail_fast(
+    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.failing[1] = RuntimeError("no luck")
+    assert main(["-m", "seed=0,1,2,3", "sweep.fail_fast=true"]) == 1
+    sweep = sweep_folder(empty_folder)
+    assert states(sweep) == ["done", "failed", "queued", "queued"]
+    assert not (sweep / "2").exists()
+    printed = capsys.readouterr().out
+    assert "queued: 2 jobs have not begun" in printed
+    assert "runs the 3 of 4 that are not done" in printed
+    pipeline.failing.clear()
+    assert main(["resume", str(sweep)]) == 0
+    assert pipeline.seeds == [0, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "seeds"), [(RuntimeError("no luck"), [0, 1, 1, 1]), (UserError("no such class"), [0, 1])]
+)
+def test_a_failure_is_tried_again_unless_asking_for_it_was_wrong(
+    error: Exception, seeds: list[int], pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.failing[1] = error
+    assert main(["-m", "seed=0,1", "sweep.retries=2"]) == 1
+    assert pipeline.seeds == seeds
+    record = load_record(sweep_folder(empty_folder) / "1")
+    assert record["status"] == "failed"
+    assert record.get("tries", 1) == len(seeds) - 1
+    assert ("the last of 3 tries" in capsys.readouterr().out) == (len(seeds) == 4)
+
+
+def test_a_job_whose_second_try_succeeds_is_done(pipeline: Pipeline, empty_folder: Path) -> None:
+    pipeline.failing[1], pipeline.times = RuntimeError("no luck"), 1
+    assert main(["-m", "seed=0,1", "sweep.retries=1"]) == 0
+    assert pipeline.seeds == [0, 1, 1]
+    assert load_record(sweep_folder(empty_folder) / "1")["tries"] == 2
+
+
+def test_a_named_sweep_grows_and_repeats_nothing(
+    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.failing[1] = RuntimeError("no luck")
+    assert main(["-m", "sweep.name=grid", "seed=0,1"]) == 1
+    pipeline.failing.clear()
+    pipeline.seeds = []
+    assert main(["-m", "sweep.name=grid", "seed=2,0", "strategy=lp_ft,fine_tune", "sweep.retries=1"]) == 1
+    assert pipeline.seeds == [2, 2, 0]  # fine_tune under seed 0 was found done; the failure is not asked for
+    printed = capsys.readouterr().out
+    assert "1 of 5 jobs are done already" in printed
+    assert "failed: job 1 (seed=1): RuntimeError: no luck" in printed
+    sweep = empty_folder / "outputs" / "sweeps" / "grid"
+    assert states(sweep) == ["done", "failed", "done", "done", "done"]
+    assert main(["resume", str(sweep)]) == 0
+    assert pipeline.seeds == [2, 2, 0, 1]
+    assert len((sweep / "results.csv").read_text().splitlines()) == 6
+    found = {(load_record(job)["config"]["strategy"]["name"], load_record(job)["seed"]) for job in jobs(sweep)}
+    assert found == {("fine_tune", 0), ("fine_tune", 1), ("fine_tune", 2), ("lp_ft", 2), ("lp_ft", 0)}
+    assert main(["-m", "sweep.name=grid", "seed=0,1,2"]) == 0
+    assert pipeline.seeds == [2, 2, 0, 1]
+
+
+def test_jobs_that_compute_the_same_are_kept_apart(pipeline: Pipeline, empty_folder: Path) -> None:
+    words = ["-m", "sweep.name=both", "features.cache_limit_gib=0,1"]
+    assert main(words) == 0
+    assert main(words) == 0
+    assert pipeline.seeds == [0, 0]
+    assert states(empty_folder / "outputs" / "sweeps" / "both") == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["-m", "sweep.name=a/b", "seed=0,1"], "sweep.name=a/b: expected letters, digits"),
+        (["-m", "sweep.name=a,b", "seed=0,1"], "each takes one value for the whole sweep"),
+        (["-m", "sweep.retries=-1", "seed=0,1"], "sweep.retries=-1: expected 0 or more"),
+        (["-m", "sweep.nam=a", "seed=0,1"], "did you mean 'sweep.name'?"),
+        (["-m", "hydra.sweep.subdir=x", "seed=0,1"], "hydra.sweep.subdir=x: graft names the folders itself"),
+        (
+            ["-m", "seed=0,1", "trainer=ddp_cpu", "trainer.strategy=ddp"],
+            "trainer.strategy=ddp: runs the whole sweep once per device",
+        ),
+        (["sweep.name=a"], "sweep.name=a: is a setting of a sweep; add -m"),
+    ],
+)
+def test_settings_of_a_sweep_that_cannot_be(
+    words: list[str], error: str, pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    assert error in capsys.readouterr().err
+    assert not (empty_folder / "outputs").exists()
+
+
+@pytest.mark.parametrize(("signals", "state"), [(1, "done"), (2, "missing")])
+def test_the_first_ctrl_c_lets_the_running_job_end_and_the_second_does_not(
+    signals: int, state: str, pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.signals[1] = signals
+    assert main(["-m", "seed=0,1,2"]) == 130
+    sweep = sweep_folder(empty_folder)
+    assert states(sweep) == ["done", state, "queued"]
+    assert f"graft resume {sweep.relative_to(empty_folder)}" in capsys.readouterr().err
+    pipeline.signals.clear()
+    assert main(["resume", str(sweep)]) == 0
+    assert states(sweep) == ["done"] * 3
+    assert pipeline.seeds == ([0, 1, 2] if state == "done" else [0, 1, 1, 2])
+
+
+def test_a_damaged_record_is_missing_and_its_job_is_run_again(
+    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-m", "sweep.name=a", "seed=0,1"]) == 0
+    sweep = empty_folder / "outputs" / "sweeps" / "a"
+    (sweep / "1" / "record.json").write_text("{")
+    assert states(sweep) == ["done", "missing"]
+    assert main(["resume", str(sweep)]) == 0
+    assert pipeline.seeds == [0, 1, 1]
+    assert states(sweep) == ["done", "done"]
+
+
+def test_a_job_is_running_for_as_long_as_its_lock_is_held(tmp_path: Path) -> None:
+    assert state_of(tmp_path) == "queued"
+    with locked(tmp_path) as free:
+        assert free
+        assert state_of(tmp_path) == "running"
+    assert state_of(tmp_path) == "missing"

@@ -1,15 +1,36 @@
 """Long sweeps and parallel ones: the same results, and no more memory."""
 
+import csv
 import json
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import SMALL, Graft, graft_in
+from builders import write_arrays
+from processes import SMALL, Graft, environment, graft_in
 from safetensors.torch import load_file
 
+from graft.cli.states import state_of
+
 MEBIBYTE = 2**20
+NAMES = ("a", "b", "c", "d", "e", "f")  # of data sets
+TWELVE = (
+    "-m",
+    "sweep.name=twelve",
+    "source=none",
+    "strategy=scratch",
+    "baselines=[]",
+    "logger=none",
+    "target=arrays",
+    "target.path=" + ",".join(f"{name}.npz" for name in NAMES),
+    "seed=0,1",
+    "trainer.max_epochs=1",
+)
 
 
 def records(folder: Path, num_jobs: int) -> list[dict[str, Any]]:
@@ -79,3 +100,51 @@ def test_memory_stays_flat_over_fifty_jobs(graft: Graft, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     peaks = [record["cost"]["peak_memory_bytes"] for record in records(tmp_path, 50)]
     assert peaks[-1] - peaks[9] < 40 * MEBIBYTE  # Hydra keeps each job's configuration: 1 MiB or less
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_killed_is_completed_to_what_it_would_have_been(tmp_path: Path) -> None:
+    disturbed, calm = tmp_path / "disturbed", tmp_path / "calm"
+    for folder in (disturbed, calm):
+        folder.mkdir()
+        for name in NAMES:
+            write_arrays(folder / f"{name}.npz", num_per_class=8)
+    late = disturbed / f"{NAMES[1]}.npz"
+    held_back = late.rename(disturbed / "held_back")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "graft", *TWELVE], cwd=disturbed, env=environment(), stdout=subprocess.DEVNULL
+    )
+    sweep = disturbed / "outputs" / "sweeps" / "twelve"
+    while sum(state_of(sweep / str(job)) in ("done", "failed") for job in range(12)) < 6:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    ended = {job for job in range(12) if state_of(sweep / str(job)) == "done"}
+    before = {job: (sweep / str(job) / "record.json").read_bytes() for job in ended}
+    assert 4 <= len(ended) < 11
+    assert [state_of(sweep / str(job)) for job in (2, 3)] == ["failed", "failed"]
+
+    held_back.rename(late)
+    resumed = graft_in(disturbed)("resume", str(sweep))
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{len(ended)} of 12 jobs are done already" in resumed.stdout
+    assert before == {job: (sweep / str(job) / "record.json").read_bytes() for job in ended}
+    assert graft_in(calm)(*TWELVE).returncode == 0
+    tables = [results(folder / "outputs" / "sweeps" / "twelve") for folder in (disturbed, calm)]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 12
+
+
+def results(sweep: Path) -> list[dict[str, str]]:
+    """The table of a sweep without what was measured of time and memory."""
+    with (sweep / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: value for name, value in row.items() if not re.search("second|memory|speed", name)} for row in rows]
+
+
+@pytest.mark.slow
+def test_two_processes_train_each_job_of_one_sweep(graft: Graft, tmp_path: Path) -> None:
+    done = graft("-m", "seed=0,1", "trainer=ddp_cpu", *SMALL, "trainer.max_epochs=1", "baselines=[]")
+    assert done.returncode == 0, done.stderr
+    assert len(records(tmp_path, 2)) == len(list(tmp_path.glob("outputs/*/*/*/record.json")))

@@ -47,6 +47,7 @@ def done(accuracy: float, scratch: float | None = 0.8, **settings: Any) -> dict[
         "baselines": {},
         "transfer": {},
         "cost": {
+            "total_seconds": 9.0,
             "pretrain_seconds": 6.02,
             "fit_seconds": 1.5 + plain["seed"],
             "baseline_seconds": 1.25,

@@ -71,6 +71,7 @@ SETTINGS: dict[str, Any] = {
     "paths": dict,
     "features": dict,
     "analysis": dict,
+    "sweep": dict,
     "pretrain": dict,
 }
 INSIDE: dict[str, dict[str, Any]] = {
@@ -86,6 +87,7 @@ INSIDE: dict[str, dict[str, Any]] = {
         "projection": Literal["pca", "tsne"],
     },
     "selection": {"rule": str, "images": int, "every": int, "oracle": bool},
+    "sweep": {"name": str | None, "fail_fast": bool, "retries": int},
     "pretrain": {"max_epochs": int, "seed": int},
     "backbone": {"weights": str, "reinitialise": list[str]},
 }

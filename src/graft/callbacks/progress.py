@@ -1,6 +1,9 @@
 """A quiet progress display: one live line for a stage, one plain line when it is done."""
 
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -8,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from graft.module import GraftModule
+
+EVERY = 1.0  # seconds from one note of a job to the next at least
 
 
 class StageProgress(Callback):
@@ -17,11 +22,13 @@ class StageProgress(Callback):
         self.title = title
         self.total_epochs = total_epochs
         self._progress: Progress | None = None
+        self._job: JobProgress | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar, on the first process alone."""
         assert isinstance(pl_module, GraftModule)
-        if not (trainer.is_global_zero and sys.stderr.isatty()):
+        self._job = next((each for each in trainer.callbacks if isinstance(each, JobProgress)), None)  # type: ignore[attr-defined]
+        if self._job is not None or not (trainer.is_global_zero and sys.stderr.isatty()):
             return
         self._progress = Progress(
             TextColumn("{task.description:<10}"),
@@ -46,11 +53,12 @@ class StageProgress(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One epoch further."""
         assert isinstance(pl_module, GraftModule)
-        if self._progress is None:
-            return
-        self._progress.update(
-            self._task, completed=pl_module.stage_epoch + 1, metrics=describe(pl_module.epoch_metrics)
-        )
+        epoch, metrics = pl_module.stage_epoch + 1, pl_module.epoch_metrics
+        if self._job is not None and trainer.is_global_zero:
+            position = f"{self.title}, {pl_module.phase.name}: {epoch}/{self.total_epochs} epochs"
+            self._job.note(f"{position}  {describe(metrics)}".rstrip())
+        if self._progress is not None:
+            self._progress.update(self._task, completed=epoch, metrics=describe(metrics))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -64,6 +72,35 @@ class StageProgress(Callback):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class JobProgress(Callback):
+    """In one of several jobs: writes down how far it is, in place of a bar, and lets the job be stopped.
+
+    Args:
+        path: the file that holds a line on how far the job is, written once a second at most.
+        shall_stop: asked at the start of every epoch, when the one before has been saved.
+    """
+
+    def __init__(self, path: Path, shall_stop: Callable[[], bool]) -> None:
+        self.path = path
+        self.shall_stop = shall_stop
+        self._noted_at = -EVERY
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop where that was asked for, in all processes of the fit.
+
+        Raises:
+            KeyboardInterrupt: it was.
+        """
+        if trainer.strategy.reduce_boolean_decision(self.shall_stop(), all=False):
+            raise KeyboardInterrupt
+
+    def note(self, line: str) -> None:
+        """Write the line down, unless that was done a moment ago."""
+        if time.monotonic() >= self._noted_at + EVERY:
+            self._noted_at = time.monotonic()
+            self.path.write_text(line, encoding="utf-8")
 
 
 def describe(metrics: dict[str, Any]) -> str:

@@ -108,9 +108,13 @@ def compose_sweep(loader: ConfigLoader, overrides: Sequence[str]) -> Sweep:
     """
     overrides = requote(loader, overrides)
     refuse([line for text in overrides if (line := explain_text(text))])
+    refuse([f"{text}: graft names the folders itself" for text in overrides if text.startswith("hydra.sweep.")])
     base = _load(loader, in_common(loader, overrides), RunMode.MULTIRUN)
     if not base.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return Sweep(overrides, None, [plain_config(base, loader)])
+    overrides = requote(
+        loader, [*(f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()), *overrides]
+    )
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     [jobs] = BasicSweeper.split_arguments([item for item in parsed if not item.is_hydra_override()], None)
     configs: list[dict[str, Any]] = []

@@ -1,6 +1,7 @@
 """Where runs and sweeps write: new folders that nobody else has, interrupted ones found again, `outputs/latest`."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -33,12 +34,17 @@ def claimed(parent: Path, identity: str, suffix: str, is_interrupted: Callable[[
 def locked(folder: Path) -> Iterator[bool]:
     """Hold the folder's lock for as long as its run goes on; False where another process holds it."""
     with ExitStack() as stack:
-        try:
-            stack.enter_context(file_lock(folder / LOCK, wait=False))
-        except LockHeldError:
-            yield False
-            return
-        yield True
+        yield _took(stack, folder / LOCK) or _took(stack, folder / LOCK, after=0.05)
+
+
+def _took(stack: ExitStack, lock: Path, after: float = 0.0) -> bool:
+    """Whether the lock was free; a second look, seconds later, tells its holder from `is_locked` passing by."""
+    time.sleep(after)
+    try:
+        stack.enter_context(file_lock(lock, wait=False))
+    except LockHeldError:
+        return False
+    return True
 
 
 def new_folder(parent: Path, identity: str, suffix: str = "") -> Path:
@@ -58,20 +64,21 @@ def new_folder(parent: Path, identity: str, suffix: str = "") -> Path:
 
 def is_interrupted_run(folder: Path) -> bool:
     """Whether the record of a run says that it has not ended."""
-    return _status(folder / RECORD) == "running"
+    return status_of(folder / RECORD) == "running"
 
 
 def is_interrupted_sweep(folder: Path) -> bool:
     """Whether a sweep has jobs left."""
-    return _status(folder / SWEEP) == "running"
+    return status_of(folder / SWEEP) == "running"
 
 
 def is_interrupted_ranking(folder: Path) -> bool:
     """Whether a ranking says that it has not ended."""
-    return _status(folder / RANKING) == "running"
+    return status_of(folder / RANKING) == "running"
 
 
-def _status(path: Path) -> Any:
+def status_of(path: Path) -> Any:
+    """What a record, or the description of a sweep or ranking, says of its status; None where it cannot be read."""
     try:
         value = read_json(path)
     except UserError:

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig
 
-from graft.cli.compose import job_config, own_overrides, refuse
-from graft.cli.folders import SWEEP, locked
+from graft.cli.compose import job_config, refuse
+from graft.cli.folders import LOCK, SWEEP, locked
+from graft.cli.states import ask_to_stop, asked_to_stop, interrupted, launched_elsewhere
+from graft.cli.sweep_file import load_sweep, own_by_folder
 from graft.errors import UserError
-from graft.records.files import read_json
 from graft.records.place import Place
 from graft.records.record import RECORD, end_record, load_record, run_identity, start_record, write_record
 
 log = logging.getLogger(__name__)
 
+NOTE = "progress"  # the file in which a job of a sweep notes how far it is
 TIDY_EVERY = 1.0  # seconds
 MOST_IN_NAME = 100  # characters of a folder's name
 
@@ -46,18 +49,24 @@ def run_in(config: dict[str, Any], folder: Path, overrides: Sequence[str] | None
     `overrides` are those of a job of a sweep.
     """
     from graft.build.assembly import build_experiment
-    from graft.pipeline import run
-    from graft.threads import paying_threads
 
     begun_anew(folder)
     try:
         experiment = replace(build_experiment(config), place=place_of(folder, overrides))
-        with interrupts(), paying_threads(experiment):
-            return run(experiment, folder)
+        return run_experiment(experiment, folder)
     except Exception as error:
         if (folder / RECORD).exists():
             write_failure(folder, config, error)
         raise
+
+
+def run_experiment(experiment: Any, folder: Path) -> dict[str, Any]:
+    """Run the experiment with the threads that pay for it, and return the record."""
+    from graft.pipeline import run
+    from graft.threads import paying_threads
+
+    with interrupts(), paying_threads(experiment):
+        return run(experiment, folder)
 
 
 @contextmanager
@@ -83,21 +92,30 @@ def resumable(folder: Path) -> Iterator[None]:
 
 def begun_anew(folder: Path) -> None:
     """Take the failure back from the record of a run that is tried again."""
-    if (folder / RECORD).exists():
-        write_record(folder, load_record(folder) | {"status": "running", "finished": None, "error": None})
+    if (folder / RECORD).exists() and (record := load_record(folder))["status"] == "failed":
+        write_record(folder, tried_again(record) | {"status": "running", "finished": None, "error": None})
+
+
+def tried_again(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run that failed and begins another try; `tries` is how many it took, 1 where it is absent."""
+    return record | {"tries": record.get("tries", 1) + 1}
+
+
+def begun_record(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The record in the folder, or a new one where the run came to nothing before it wrote one."""
+    from graft.build.assembly import experiment_name
+
+    begun = (folder / RECORD).exists()
+    return load_record(folder) if begun else start_record(experiment_name(config), config["seed"], config)
 
 
 def write_failure(folder: Path, config: dict[str, Any], error: BaseException) -> None:
     """Say in the record that the run failed, and why."""
-    from graft.build.assembly import experiment_name
-
-    begun = (folder / RECORD).exists()
-    record = load_record(folder) if begun else start_record(experiment_name(config), config["seed"], config)
     if isinstance(error, UserError):
         reason = str(error)
     else:
         reason = "".join(traceback.format_exception(error)).strip()
-    write_record(folder, end_record(record, "failed", reason))
+    write_record(folder, end_record(begun_record(folder, config), "failed", reason))
 
 
 @dataclass
@@ -124,28 +142,98 @@ class SingleJob:
 
 
 def sweep_job(composed: DictConfig) -> None:
-    """The task of one job of a sweep, for Hydra: a failure is written down and does not stop the others."""
+    """The task of one job of a sweep, for Hydra: a failure is written down and does not stop the others.
+
+    An interrupt that its sweep hears ends the job alone where another process launched it, which may wait for others.
+    """
+    if launched_elsewhere():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that launched this one hears it
     make_ready()
-    folder, number = output_folder(), HydraConfig.get().job.num
+    folder = output_folder()
     overrides = list(HydraConfig.get().overrides.task)
-    title = job_title(folder.parent, number, overrides)
     config = composed_config(composed)
-    if is_done(folder, config):
-        log.info("%s (done before)", title)
+    if asked_to_stop(folder.parent) is not None:
+        stay_queued(folder)
         return
-    log.info("%s", title)
     with locked(folder) as free:
         if not free:
-            log.info("%s is being run by another process", folder)
+            log.warning("%s is being run by another process", folder)
             return
+        begin_again_where_damaged(folder)
+        if is_done(folder, config):
+            return
+        log.info("%s", " ".join(overrides))
+        try:
+            with stopped_by_sweep(folder.parent):
+                run_with_retries(config, folder, overrides)
+        except KeyboardInterrupt:
+            if not launched_elsewhere():
+                raise
+    tidy()
+
+
+def run_with_retries(config: dict[str, Any], folder: Path, overrides: Sequence[str]) -> None:
+    """Run a job, again where it fails and may be tried again; the failure of its last try goes into its record."""
+    for retries_left in reversed(range(config["sweep"]["retries"] + 1)):
         try:
             refuse(check(config))
-            run_in(config, folder, overrides)
+            begun_anew(folder)
+            run_experiment(job_experiment(config, folder, overrides), folder)
+            return
         except Exception as error:
-            write_failure(folder, config, error)
-            log.error("job %s failed: %s", number, one_line(error))
-            log.debug("", exc_info=error)
-    tidy()
+            if interrupted(folder.parent):
+                raise
+            log.info("", exc_info=error)  # for the file
+            if isinstance(error, UserError) or not retries_left:
+                write_failure(folder, config, error)
+                break
+            log.warning("job %s: %s; is tried again", folder.name, one_line(error))
+            write_record(folder, tried_again(begun_record(folder, config)))
+        finally:
+            (folder / NOTE).unlink(missing_ok=True)
+    if config["sweep"]["fail_fast"]:
+        ask_to_stop(folder.parent, f"job {folder.name} failed")
+
+
+def job_experiment(config: dict[str, Any], folder: Path, overrides: Sequence[str]) -> Any:
+    """The experiment of a job, which notes how far it is and can be stopped between epochs."""
+    from graft.build.assembly import build_experiment
+    from graft.callbacks.progress import JobProgress
+
+    experiment = replace(build_experiment(config), place=place_of(folder, overrides))
+    progress = JobProgress(folder / NOTE, partial(interrupted, folder.parent))
+
+    def watched(training: Any) -> Any:
+        return replace(training, callbacks=lambda: [*training.callbacks(), progress])
+
+    return replace(experiment, pretrain=watched(experiment.pretrain), transfer=watched(experiment.transfer))
+
+
+@contextmanager
+def stopped_by_sweep(sweep: Path) -> Iterator[None]:
+    """What ends a job once its sweep was interrupted is that interrupt; processes started for a job may fail of it."""
+    try:
+        yield
+    except Exception as error:
+        if interrupted(sweep):
+            raise KeyboardInterrupt from error
+        raise
+
+
+def begin_again_where_damaged(folder: Path) -> None:
+    """Remove a record that cannot be read; the job goes on from its checkpoints."""
+    if (folder / RECORD).exists():
+        try:
+            load_record(folder)
+        except UserError as error:
+            log.warning("%s; the job is run again", error)
+            (folder / RECORD).unlink()
+
+
+def stay_queued(folder: Path) -> None:
+    """Remove the folder that Hydra made for a job that shall not begin, unless it has been at work before."""
+    if not (folder / LOCK).exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_ready() -> None:
@@ -156,6 +244,9 @@ def make_ready() -> None:
         logging.raiseExceptions = False  # as in `main`: a reader that has seen enough of our output is no news
         settings: Any = HydraConfig.get()
         configure_log(settings.job_logging, settings.verbose)
+    for handler in logging.getLogger().handlers:  # the terminal shows the sweep as a whole; files have every word
+        if not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.WARNING)
 
 
 def composed_config(composed: DictConfig) -> dict[str, Any]:
@@ -187,27 +278,20 @@ def untidied() -> None:
 _tidied: dict[str, float] = {}  # when it was done last, in this process and sweep
 
 
-def job_title(sweep: Path, number: int, overrides: list[str]) -> str:
-    """The job's number and what sets it apart from the other jobs."""
-    jobs: list[list[str]] = read_json(sweep / SWEEP)["jobs"] or []
-    position = f" ({number + 1} of {len(jobs)})" if jobs else ""
-    return f"job {number}{position}: {' '.join(own_overrides(overrides, jobs))}"
-
-
 def place_of(folder: Path, overrides: Sequence[str] | None = None) -> Place:
     """Where the loggers of the run in a folder write: for a job of a sweep, below the sweep's folder.
 
     Args:
         folder: of the run.
-        overrides: of the job, as far as they are known.
+        overrides: of the job, where the sweeper alone knows them.
     """
     sweep, number = folder.parent, folder.name
     if not (number.isdigit() and (sweep / SWEEP).exists()):
         return Place(folder)
-    jobs: list[list[str]] = read_json(sweep / SWEEP)["jobs"] or []
-    if overrides is None and not jobs:  # the sweeper alone knew them
+    jobs = load_sweep(sweep)["jobs"]
+    if overrides is None and jobs is None:  # the sweeper alone knew them
         return Place(sweep, next((path.name for path in sweep.glob(f"*/{number} *")), number))
-    own = own_overrides(overrides or jobs[int(number)], jobs)
+    own = own_by_folder(jobs)[number] if jobs is not None else list(overrides or ())
     return Place(sweep, job_name(number, own), overrides=tuple(own))
 
 

@@ -17,7 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 Setting = tuple[str | None, tuple[str, ...], RunMode, bool, bool]
 
-OF_A_RUN = ("hydra.run.dir", "hydra.sweep.dir", "hydra.mode")  # what graft itself says to Hydra of a run or sweep
+OF_A_RUN = (
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+    "hydra.sweep.subdir",
+    "hydra.mode",
+)  # what graft itself says to Hydra of a run or sweep
 
 
 class RememberingLoader(ConfigLoaderImpl):

@@ -1,79 +1,83 @@
 """A sweep: its folder, its jobs through Hydra's launchers, its table at the end."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
-from omegaconf import read_write
+from omegaconf import DictConfig, OmegaConf, read_write
+from rich.text import Text
 
 from graft.cli.compose import Sweep, in_common
-from graft.cli.folders import SWEEP, claimed, is_interrupted_sweep, point_latest
+from graft.cli.folders import is_interrupted_sweep, point_latest
 from graft.cli.jobs import resumable, sweep_job, untidied
 from graft.cli.overrides import requote
 from graft.cli.parallel import parallel_jobs, shared_cores
 from graft.cli.source import PRIMARY
-from graft.errors import UserError
-from graft.records.files import atomic_write_json, read_json
-from graft.records.hashing import content_hash
-from graft.records.record import RECORD, load_record, run_identity
+from graft.cli.states import DONE, FAILED, MISSING, QUEUED, RUNNING, state_of, stoppable
+from graft.cli.sweep_file import (
+    Job,
+    add_launch,
+    load_sweep,
+    sweep_folder,
+    sweep_settings,
+    titles,
+    unfinished,
+    write_sweep,
+)
+from graft.cli.watch import watched
+from graft.records.record import RECORD, load_record, natural_order
 from graft.reports.console import make_console
-
-SCHEMA = 1
+from graft.reports.notes import reason
+from graft.reports.terminal import print_note
 
 
 @contextmanager
-def begin_sweep(sweep: Sweep, config_dir: Path | None) -> Iterator[Path]:
-    """The sweep's folder under lock: a new one, or that of the same sweep when it was interrupted."""
-    from graft.build.assembly import experiment_name
-
-    config = sweep.configs[0]
-    outputs = Path(config["paths"]["outputs"]).expanduser()
-    identity = content_hash([*sweep.overrides, *(run_identity(config) for config in sweep.configs)])[:8]
-    with claimed(outputs / experiment_name(config), identity, "-sweep", is_interrupted_sweep) as folder:
-        if is_interrupted_sweep(folder):
+def begin_sweep(sweep: Sweep, config_dir: Path | None) -> Iterator[tuple[Path, int]]:
+    """The sweep's folder under lock and the number of the launch that this is in it."""
+    name = sweep_settings(sweep)["name"]
+    outputs = Path(sweep.configs[0]["paths"]["outputs"]).expanduser()
+    with sweep_folder(sweep, outputs, name) as folder:
+        if name is None and is_interrupted_sweep(folder):
             print(f"graft: continuing the interrupted sweep in {folder} (remove it to begin anew)")
-        description = {
-            "schema": SCHEMA,
-            "status": "running",
-            "overrides": sweep.overrides,
-            "jobs": sweep.jobs,
-            "cwd": str(Path.cwd()),
-            "config_dir": str(config_dir.expanduser().absolute()) if config_dir else None,
-        }
-        atomic_write_json(folder / SWEEP, description)
+        launch = add_launch(folder, sweep, config_dir, name)
         point_latest(outputs, folder)
-        yield folder
+        yield folder, launch
 
 
-def load_sweep(folder: Path) -> dict[str, Any]:
-    """What a sweep's folder says about it.
+def run_launch(hydra: Hydra, folder: Path, number: int) -> None:
+    """Run the jobs of a launch that are not done yet.
 
     Raises:
-        UserError: it cannot be read.
+        KeyboardInterrupt: there was a Ctrl-C; it says how to go on.
     """
-    description = read_json(folder / SWEEP)
-    if not isinstance(description, dict) or description.get("schema") != SCHEMA:
-        raise UserError(f"{folder / SWEEP}: not a sweep that this graft can read")
-    return description
-
-
-def run_sweep(hydra: Hydra, folder: Path) -> int:
-    """Run the jobs that are not done yet, then print and write the summary; returns the exit code."""
     description = load_sweep(folder)
-    with resumable(folder):
-        launch(hydra, description["overrides"], folder)
-    failed = summarise(folder, description["jobs"])
-    atomic_write_json(folder / SWEEP, description | {"status": "failed" if failed else "done"})
-    return 1 if failed else 0
+    overrides, jobs = description["launches"][number]["overrides"], description["jobs"]
+    if jobs is None:
+        with resumable(folder), stoppable(folder):
+            launch(hydra, overrides, folder, None)
+        return
+    left = unfinished(folder, jobs)
+    asked_for = [job for job in left if job["launch"] == number]
+    num_done = len(jobs) - len(left)
+    if num_done:
+        print(f"graft: {num_done} of {len(jobs)} jobs are done already, in {folder}")
+    if not asked_for:
+        return
+    title_of = titles(jobs)
+    shown = [(folder / job["folder"], title_of[job["folder"]]) for job in asked_for]
+    with resumable(folder), watched(shown, num_done, len(jobs)), stoppable(folder):
+        launch(hydra, overrides, folder, asked_for)
 
 
-def launch(hydra: Hydra, overrides: list[str], folder: Path) -> None:
-    """Let Hydra's sweeper and launcher run the jobs, as `Hydra.multirun` does but for `in_common`.
+def launch(hydra: Hydra, overrides: list[str], folder: Path, jobs: Sequence[Job] | None) -> None:
+    """Let Hydra's launcher run the jobs, or its sweeper where it finds them itself, as `Hydra.multirun` does.
 
     Unless the user asks for it, a job has no folder `.hydra`: its record holds its configuration, `sweep.json` its
     overrides, and the sweep's `multirun.yaml` Hydra's own part, which takes as long to write for each as all the rest.
@@ -90,32 +94,90 @@ def launch(hydra: Hydra, overrides: list[str], folder: Path) -> None:
     context = HydraContext(config_loader=loader, callbacks=callbacks)
     plugins = Plugins.instance()
     sweeper = plugins.instantiate_sweeper(config=config, hydra_context=context, task_function=sweep_job)
-    num_jobs = len(load_sweep(folder)["jobs"] or ())
     try:
-        with shared_cores(parallel_jobs(config.hydra.launcher.get("n_jobs", 1), num_jobs)):
-            sweeper.sweep(arguments=task_overrides)
+        with shared_cores(parallel_jobs(config.hydra.launcher.get("n_jobs", 1), len(jobs or ()))):
+            if jobs is None:
+                sweeper.sweep(arguments=task_overrides)
+            else:
+                launch_jobs(sweeper, config, jobs)
     finally:
         untidied()
     callbacks.on_multirun_end(config=config, config_name=PRIMARY)
 
 
-def summarise(folder: Path, jobs: Sequence[Sequence[str]] | None) -> bool:
-    """Write results.csv and print the table of a sweep; True where a job failed or is missing."""
+def launch_jobs(sweeper: Any, config: DictConfig, jobs: Sequence[Job]) -> None:
+    """Do as Hydra's basic sweeper does, with jobs that are known, each in its folder."""
+    OmegaConf.save(config, Path(config.hydra.sweep.dir) / "multirun.yaml")
+    lists = [[*job["overrides"], f"hydra.sweep.subdir='{job['folder']}'"] for job in jobs]
+    num_launched = 0
+    for batch in BasicSweeper.split_overrides_to_chunks(lists, sweeper.max_batch_size):
+        sweeper.validate_batch_is_legal(batch)  # composes here what processes of a launcher then need not read again
+        for result in sweeper.launcher.launch(batch, initial_job_idx=num_launched):
+            _ = result.return_value  # raises what a job did not write down itself
+        num_launched += len(batch)
+
+
+def end_sweep(folder: Path) -> int:
+    """Print and write the summary of all jobs; returns the exit code, 0 where all are done."""
+    description = load_sweep(folder)
+    jobs = description["jobs"] or found_jobs(folder)
+    states = {job["folder"]: state_of(folder / job["folder"]) for job in jobs}
+    summarise(folder, jobs, states)
+    is_done = set(states.values()) <= {DONE}
+    write_sweep(folder, description | {"status": DONE if is_done else FAILED})
+    return 0 if is_done else 1
+
+
+def found_jobs(folder: Path) -> list[Job]:
+    """The jobs of a sweeper that finds them while it runs."""
+    return [
+        {"folder": path.parent.name, "overrides": []} for path in sorted(folder.glob(f"*/{RECORD}"), key=natural_order)
+    ]
+
+
+def summarise(folder: Path, jobs: Sequence[Job], states: Mapping[str, str]) -> None:
+    """Write results.csv, print the table of what is done and a line for each job that is not."""
     from graft.reports.export import write_results_csv
     from graft.reports.terminal import print_summary
 
     console = make_console()
-    paths = sorted(folder.glob(f"*/{RECORD}"), key=lambda path: (len(path.parent.name), path.parent.name))
-    records = [(path.parent, load_record(path)) for path in paths]
+    records = [(folder / job, load_record(folder / job)) for job, state in states.items() if state in (DONE, FAILED)]
     write_results_csv(folder, records)
-    print_summary(records, console)
-    missing = [number for number in range(len(jobs or ())) if not (folder / str(number) / RECORD).exists()]
-    for number in missing:
-        console.print(f"missing: {folder / str(number)} left no record", style="bold red", soft_wrap=True)
-    console.print(str(folder), style="dim", soft_wrap=True)
-    bad = len(missing) + sum(record["status"] != "done" for _, record in records)
-    if bad:
-        console.print(
-            f"graft resume {folder} runs the {bad} of {len(jobs or records)} that are not done", soft_wrap=True
-        )
-    return bad > 0
+    print_summary([(path, record) for path, record in records if record["status"] == DONE], console)
+    title_of = titles(jobs)
+    for path, record in records:
+        if record["status"] == FAILED:
+            text = f"{reason(record)}{tries(record)}; {where_it_is_told(path, record)}"
+            print_note(FAILED, f"{job_name(path, title_of)}: {text}", "bold red", console)
+    for job, state in states.items():
+        if state == MISSING:
+            text = f"{job_name(folder / job, title_of)}: its process ended before it did"
+            print_note(MISSING, text, "bold red", console)
+        elif state == RUNNING:
+            text = f"{job_name(folder / job, title_of)}: another process is at work on it"
+            print_note(RUNNING, text, "bold yellow", console)
+    counts = Counter(states.values())
+    if counts[QUEUED]:
+        print_note(QUEUED, f"{counts[QUEUED]} jobs have not begun", "bold yellow", console)
+    console.print(Text(str(folder), style="dim"), soft_wrap=True)
+    if left := len(states) - counts[DONE]:
+        text = f"graft resume {folder} runs the {left} of {len(states)} that are not done"
+        console.print(Text(text), soft_wrap=True)
+
+
+def job_name(folder: Path, title_of: Mapping[str, str]) -> str:
+    """A job by its number and what sets it apart."""
+    title = title_of[folder.name]
+    return f"job {folder.name} ({title})" if title else f"job {folder.name}"
+
+
+def tries(record: Mapping[str, Any]) -> str:
+    """How often a run was tried, where that was more than once."""
+    return f" (the last of {record['tries']} tries)" if record.get("tries", 1) > 1 else ""
+
+
+def where_it_is_told(folder: Path, record: Mapping[str, Any]) -> str:
+    """Where the whole story of a failure is."""
+    logs = sorted(folder.glob("*.log"))
+    place = logs[0] if logs else folder / RECORD
+    return f"{'traceback' if str(record['error']).startswith('Traceback') else 'more'} in {place}"

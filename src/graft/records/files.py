@@ -165,6 +165,21 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
             os.close(descriptor)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock on `path`; looking takes a moment in which others find it held."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextmanager
 def announced_lock(path: Path, announcement: str) -> Iterator[None]:
     """Hold the lock on `path`; says `announcement` where that means waiting for another process."""

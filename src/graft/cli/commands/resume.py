@@ -6,6 +6,7 @@ Takes the folder of a run or of a sweep: graft resume outputs/latest
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -13,7 +14,8 @@ from graft.cli.arguments import command_parser, parse
 from graft.cli.compose import compose_sweep, hydra_application, refuse, refuse_jobs
 from graft.cli.folders import SWEEP, locked, point_latest
 from graft.cli.jobs import check, log_to_terminal, run_in
-from graft.cli.sweeps import load_sweep, run_sweep
+from graft.cli.sweep_file import load_sweep, unfinished
+from graft.cli.sweeps import end_sweep, run_launch
 from graft.errors import UserError, nearest_path
 from graft.records.record import RECORD, load_record
 from graft.reports.console import make_console
@@ -78,9 +80,18 @@ def resume_run(folder: Path) -> int:
 def resume_sweep(folder: Path) -> int:
     """Run the jobs of a sweep that are not done."""
     description = load_sweep(folder)
-    go_back(description["cwd"])
-    config_dir = description["config_dir"]
-    with hydra_application(Path(config_dir) if config_dir else None) as hydra:
-        sweep = compose_sweep(hydra.config_loader, description["overrides"])
+    jobs = description["jobs"]
+    left = None if jobs is None else {job["launch"] for job in unfinished(folder, jobs)}
+    for number, launch in enumerate(description["launches"]):
+        if left is None or number in left:
+            resume_launch(folder, number, launch)
+    return end_sweep(folder)
+
+
+def resume_launch(folder: Path, number: int, launch: dict[str, Any]) -> None:
+    """Run the jobs of one launch of a sweep that are not done, where and as it was asked for."""
+    go_back(launch["cwd"])
+    with hydra_application(Path(launch["config_dir"]) if launch["config_dir"] else None) as hydra:
+        sweep = compose_sweep(hydra.config_loader, launch["overrides"])
         refuse_jobs([check(config) for config in sweep.configs], sweep.jobs)
-        return run_sweep(hydra, folder)
+        run_launch(hydra, folder, number)

@@ -15,7 +15,7 @@ from graft.cli.help import program_help
 from graft.cli.jobs import SingleJob, check, discard_unless_begun, resumable
 from graft.cli.overrides import requote
 from graft.cli.source import PRIMARY
-from graft.cli.sweeps import begin_sweep, run_sweep
+from graft.cli.sweeps import begin_sweep, end_sweep, run_launch
 from graft.records.record import run_identity
 from graft.reports.console import make_console
 
@@ -64,6 +64,7 @@ def parser() -> Parser:
 def run(hydra: Hydra, overrides: Sequence[str]) -> None:
     """One run, in a new folder or in that of the same run when it was interrupted."""
     config = compose(hydra.config_loader, overrides)
+    refuse([f"{text}: is a setting of a sweep; add -m" for text in overrides if text.startswith("sweep.")])
     refuse(check(config))
     from graft.build.assembly import experiment_name
     from graft.reports.terminal import print_run
@@ -96,8 +97,9 @@ def multirun(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None) ->
     """All jobs of a sweep, each checked before the first begins."""
     sweep = compose_sweep(hydra.config_loader, overrides)
     refuse_jobs([check(config) for config in sweep.configs], sweep.jobs)
-    with begin_sweep(sweep, config_dir) as folder:
-        return run_sweep(hydra, folder)
+    with begin_sweep(sweep, config_dir) as (folder, launch):
+        run_launch(hydra, folder, launch)
+        return end_sweep(folder)
 
 
 def complete(hydra: Hydra, overrides: list[str]) -> None:
