@@ -8,6 +8,7 @@ from rich.console import Console
 
 from graft.records.files import atomic_write_bytes
 from graft.records.record import find_records
+from graft.reports.across import markdown_across
 from graft.reports.comparison import Reference, parse_reference
 from graft.reports.comparison_table import print_comparison
 from graft.reports.export import markdown_summary, results_csv
@@ -22,7 +23,11 @@ UNUSED = ("history", "classes", "reliability", "learning_rates", "numerics", "ba
 
 
 def report(
-    folders: Sequence[Path], console: Console, files: Mapping[str, Path] | None = None, against: Sequence[str] = ()
+    folders: Sequence[Path],
+    console: Console,
+    files: Mapping[str, Path] | None = None,
+    against: Sequence[str] = (),
+    across: str | None = None,
 ) -> None:
     """Print the report on every run at or below `folders`, and write it to files where these are named.
 
@@ -31,16 +36,19 @@ def report(
         console: where it is printed: the final table of a run that stands alone, the summary of several.
         files: kind (one of `WRITERS`) -> the file to be written.
         against: `KEY=VALUE` of the setting that others are compared with; none for each run's own baseline.
+        across: what the columns of the Markdown are, if it shall be one table.
 
     Raises:
-        UserError: a folder that does not exist, one in which no record can be read, or a reference that no run has.
+        UserError: a folder that does not exist, one in which no record can be read, a reference that no run has, or
+            columns of what does not vary.
     """
     named = any(folder.expanduser().is_file() for folder in folders)  # files of any name are not found again
     runs = Runs(find_records(folders, dict if named else Trimmed()))
     reference = parse_reference(against, runs.study)
     show(runs, reference, console)
     for kind, path in (files or {}).items():
-        atomic_write_bytes(path.expanduser(), WRITERS[kind](runs, reference).encode())
+        text = markdown_across(runs, across) if kind == "markdown" and across else WRITERS[kind](runs, reference)
+        atomic_write_bytes(path.expanduser(), text.encode())
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 

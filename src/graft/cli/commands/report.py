@@ -4,6 +4,7 @@ Takes folders of runs and sweeps, or folders that hold them:
 
   graft report outputs --html report.html
   graft report outputs --against strategy=linear_probe --markdown table.md
+  graft report outputs --across labels_per_class --markdown table.md
 
 Every setting is compared with each run's own baseline, or with the setting that --against names and that differs in
 nothing else, run by run on the same seeds and splits: a paired t test, corrected for the number of comparisons (Holm).
@@ -34,11 +35,16 @@ def main(arguments: Sequence[str]) -> int:
         metavar="KEY=VALUE",
         help="compare with this setting instead of each run's own baseline; may be given for several keys",
     )
+    parser.add_argument(
+        "--across", metavar="KEY", help="with --markdown: one table, with a column for each value of this key"
+    )
     for kind, text in FILES.items():
         parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=text)
     options = parse(parser, arguments)
     from graft.reports.report import report
 
     files = {kind: path for kind in FILES if (path := getattr(options, kind)) is not None}
-    report(options.folders, make_console(), files, options.against)
+    if options.across and "markdown" not in files:
+        parser.error("--across needs --markdown FILE")
+    report(options.folders, make_console(), files, options.against, options.across)
     return 0
