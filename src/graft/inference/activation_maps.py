@@ -89,7 +89,7 @@ def recorded(backbone: nn.Module, name: str | None) -> Iterator[Outputs]:
         return hook
 
     modules = [(found, module) for found, module in backbone.named_modules() if found and name in (None, found)]
-    hooks = [module.register_forward_hook(note(found)) for found, module in modules]  # type: ignore[arg-type]
+    hooks = [module.register_forward_hook(note(found)) for found, module in modules]
     try:
         yield outputs
     finally:
