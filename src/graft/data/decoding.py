@@ -15,7 +15,7 @@ from graft.data.preprocessing import Preprocessing
 from graft.data.threaded import map_all, num_cores
 
 # What Pillow raises on files that are not images, are damaged, are cut off, or would fill the memory.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, MemoryError, struct.error, Image.DecompressionBombError)
 # Its successor is a package of its own; the version of torchvision is bounded in pyproject.toml.
 warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
 # What Pillow thinks odd in a file and can read all the same.
