@@ -9,6 +9,16 @@ class UserError(ValueError):
     """Something the user gave cannot be used; the message says what was given and what was expected."""
 
 
+class PrunedError(Exception):
+    """A run was ended early by the search that it belongs to."""
+
+    def __init__(self, epoch: int, metric: str, value: float) -> None:
+        super().__init__(epoch, metric, value)
+        self.epoch = epoch  # the last one, counted from 1
+        self.metric = metric
+        self.value = value
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice most like `name`, or None when nothing is alike.
 

@@ -27,6 +27,7 @@ from graft.callbacks.choices import Choice
 from graft.callbacks.domains import DomainLogger, DomainWatch, project_test, save_picture
 from graft.callbacks.loggers import StageLoggers
 from graft.callbacks.pictures import confused_picture
+from graft.callbacks.reporting import EpochReports, Report
 from graft.data.aligned import UNKNOWN, align
 from graft.data.domain import Domain
 from graft.data.label_space import RELATION, compare
@@ -72,22 +73,28 @@ log = logging.getLogger(__name__)
 SOURCE_ONLY = "source_only"  # the baseline of adaptation: the source stage's network as it is
 
 
-def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
+def run(experiment: Experiment, folder: Path, report: Report | None = None) -> dict[str, Any]:
     """Run `experiment` in `folder`, or go on with what an interrupted run left there, and return the record.
+
+    Args:
+        experiment: what is run.
+        folder: of the run.
+        report: is told of each epoch of the transfer stage, and may end the run there.
 
     Raises:
         UserError: something the user gave cannot be used.
+        PrunedError: `report` ended the run.
     """
     log, failed = StageLoggers(experiment.loggers, experiment.place or Place(folder)), True
     try:
-        record = run_logged(replace(experiment, log=log), folder)
+        record = run_logged(replace(experiment, log=log), folder, report)
         failed = False
     finally:
         log.close(failed)
     return record
 
 
-def run_logged(experiment: Experiment, folder: Path) -> dict[str, Any]:
+def run_logged(experiment: Experiment, folder: Path, report: Report | None) -> dict[str, Any]:
     """The same, with loggers that the stages write to."""
     started = time.monotonic()
     store = Store(experiment.store)
@@ -99,7 +106,7 @@ def run_logged(experiment: Experiment, folder: Path) -> dict[str, Any]:
     training = found_rate(experiment, experiment.transfer, start, "transfer", experiment.adapter)
     tuned = replace(experiment, transfer=training)
     watch = watch_domains(tuned, start, folder)
-    network, outcome = transfer(watched(tuned, watch), start, store, folder)
+    network, outcome = transfer(reported(watched(tuned, watch), report), start, store, folder)
     if watch is not None:
         watch.end(network, len(outcome.history))
     source_after = source_after_transfer(experiment, start, network)
@@ -388,14 +395,24 @@ def watched(experiment: Experiment, watch: DomainWatch | None) -> Experiment:
     """The experiment with a callback that shows during transfer what the watch sees."""
     if watch is None:
         return experiment
+    return with_callback(experiment, partial(DomainLogger, watch, experiment.feature_plots.every))
+
+
+def reported(experiment: Experiment, report: Report | None) -> Experiment:
+    """The experiment with a callback that tells `report` of each epoch of transfer."""
+    return experiment if report is None else with_callback(experiment, partial(EpochReports, report))
+
+
+def with_callback(experiment: Experiment, make: Callable[[], Callback]) -> Experiment:
+    """The experiment with one more callback during transfer."""
     training = experiment.transfer
-    callbacks = partial(with_watch, training.callbacks, watch, experiment.feature_plots.every)
+    callbacks = partial(and_another, training.callbacks, make)
     return replace(experiment, transfer=replace(training, callbacks=callbacks))
 
 
-def with_watch(callbacks: Callable[[], list[Callback]], watch: DomainWatch, every: int) -> list[Callback]:
-    """Fresh callbacks and the watch's own."""
-    return [*callbacks(), DomainLogger(watch, every)]
+def and_another(callbacks: Callable[[], list[Callback]], make: Callable[[], Callback]) -> list[Callback]:
+    """Fresh callbacks and a further one."""
+    return [*callbacks(), make()]
 
 
 def save_network(network: Network, folder: Path, metadata: dict[str, str]) -> None:

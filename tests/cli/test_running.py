@@ -27,7 +27,7 @@ class Pipeline:
         self.signals: dict[int, int] = {}  # seed -> how many Ctrl-C there are meanwhile
         self.before_record = False
 
-    def __call__(self, experiment: Experiment, folder: Path) -> dict[str, Any]:
+    def __call__(self, experiment: Experiment, folder: Path, report: None = None) -> dict[str, Any]:
         self.seeds.append(experiment.seed)
         error = self.failing.get(experiment.seed)
         if error is not None and self.times is not None and self.seeds.count(experiment.seed) > self.times:

@@ -12,16 +12,22 @@ from hydra.core.config_loader import ConfigLoader
 
 from graft.build.validation import validate
 from graft.cli.catalogue import description
-from graft.cli.compose import compose
+from graft.cli.compose import compose, compose_sweep
 
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
 CHOICES = [name.removesuffix(".yaml") for name in FILES if "/" in name and not Path(name).name.startswith("_")]
 
 
+def is_search(group: str, name: str) -> bool:
+    return group == "hparams_search" or (group, name) == ("hydra/sweeper", "optuna")
+
+
 def overrides_for(choice: str) -> Iterator[list[str]]:
     """Every place of the default experiment in which the choice can stand."""
-    group, _, name = choice.partition("/")
+    group, _, name = choice.rpartition("/")
     if group == "score":  # no part of an experiment; test_scores.py has their contract
+        return
+    if is_search(group, name):  # of many jobs
         return
     if group == "domain":
         yield [f"source={name}", "strategy=scratch"] if name == "none" else [f"source={name}"]
@@ -65,6 +71,21 @@ def test_composes_and_validates(words: list[str], loader: ConfigLoader) -> None:
     for group in ("source", "target", "backbone"):
         give(config[group], NAMES.get(words[0], "given"))
     assert validate(config) == []
+
+
+@pytest.mark.parametrize("choice", [name for name in CHOICES if name.startswith("hparams_search/")])
+def test_searches_compose_and_validate(choice: str, loader: ConfigLoader) -> None:
+    group, _, name = choice.partition("/")
+    sweep = compose_sweep(loader, [f"{group}={name}"])
+    assert len(sweep.configs) > 1
+    assert [error for config in sweep.configs for error in validate(config)] == []
+
+
+@pytest.mark.parametrize("choice", [name for name in CHOICES if name.startswith("hparams_search/")])
+def test_searches_state_command_and_what_they_search(choice: str) -> None:
+    text = (CONF / f"{choice}.yaml").read_text()
+    assert f"# Command: graft -m hparams_search={Path(choice).name}" in text
+    assert "# Searches: " in text
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -23,7 +23,10 @@ def test_an_installed_graft_finds_its_configuration(tmp_path: Path) -> None:
         "script.js",
         "style.css",
     }
-    code = "import graft; from graft.cli.main import main; print(graft.__file__); main(['show', 'strategy/lp_ft'])"
+    code = (
+        "import graft; from graft.cli.main import main; print(graft.__file__); main(['show', 'strategy/lp_ft']); "
+        "from hydra.core.plugins import Plugins; print(Plugins.instance().class_name_to_class.keys())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -34,3 +37,5 @@ def test_an_installed_graft_finds_its_configuration(tmp_path: Path) -> None:
     )
     assert done.stdout.startswith(str(site))
     assert "name: lp_ft" in done.stdout
+    for name in ("optuna_sweeper.OptunaSweeper", "gpu_launcher.GpuLauncher"):
+        assert f"hydra_plugins.graft_plugins.{name}" in done.stdout

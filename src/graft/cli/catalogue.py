@@ -5,10 +5,18 @@ from itertools import takewhile
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
 
 from graft.cli.overrides import groups
 from graft.cli.source import SHARED
 from graft.errors import UserError, did_you_mean, nearest
+
+
+def all_groups(loader: ConfigLoader) -> list[str]:
+    """Every group with choices of graft's: its own, and those of Hydra's that it adds to, such as `hydra/launcher`."""
+    own = [source for source in loader.get_sources() if source.scheme() == "graft" and source.is_group("hydra")]
+    added = {f"hydra/{name}" for source in own for name in source.list("hydra", ObjectType.GROUP)}
+    return sorted({*groups(loader), *added})
 
 
 def check_group(loader: ConfigLoader, group: str) -> None:
@@ -17,7 +25,7 @@ def check_group(loader: ConfigLoader, group: str) -> None:
     Raises:
         UserError: there is no such group.
     """
-    known = groups(loader)
+    known = all_groups(loader)
     if group in known:
         return
     first = group.partition("/")[0]
@@ -78,6 +86,14 @@ def check_free(path: Path) -> None:
     """
     if path.exists():
         raise UserError(f"{path}: exists already")
+
+
+def described(loader: ConfigLoader, group: str, name: str) -> str:
+    """The line that describes a choice; one that comes without a file of graft's or the user's has none."""
+    try:
+        return description(find_file(loader, group, name))
+    except UserError:
+        return "Of Hydra, or of a plug-in"
 
 
 def description(path: Path) -> str:

@@ -18,8 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from graft.cli.launchers import check_launching
 from graft.cli.loader import RememberingLoader
 from graft.cli.overrides import diagnose, explain_text, first_words, groups, requote, speaks_of
+from graft.cli.search.settings import SWEEPER
 from graft.cli.source import PRIMARY, search_path
 from graft.errors import UserError, did_you_mean
 
@@ -67,7 +69,8 @@ class Sweep:
 
     overrides: list[str]
     jobs: list[list[str]] | None  # the overrides of each job; None where the sweeper finds them while it runs
-    configs: list[dict[str, Any]]  # one for each job, or the one that the sweeper starts from
+    checked: list[list[str]]  # those of each job that can be checked beforehand: all, or some that a search may come to
+    configs: list[dict[str, Any]]  # of these
 
 
 def compose(loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Any]:
@@ -76,8 +79,23 @@ def compose(loader: ConfigLoader, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: with a line for each override that cannot be used.
     """
-    overrides = requote(loader, overrides)
+    refuse([f"{text}: a search runs many jobs; add -m" for text in overrides if chooses_search(text)])
+    return compose_job(loader, requote(loader, overrides))
+
+
+def compose_job(loader: ConfigLoader, overrides: list[str]) -> dict[str, Any]:
+    """The configuration of one job of a sweep, as `compose`; the sweep's own settings may be among its overrides."""
     return job_config(loader, overrides, lambda: task_of(_load(loader, overrides, RunMode.RUN)))
+
+
+def chooses_search(override: str) -> bool:
+    """Whether an override makes a sweep a search.
+
+    >>> [chooses_search(text) for text in ("hparams_search=strategy_lr_wd", "hydra/sweeper=optuna", "seed=1")]
+    [True, True, False]
+    """
+    key, _, value = override.partition("=")
+    return (key, value) == ("hydra/sweeper", "optuna") or (key == "hparams_search" and value != "null")
 
 
 def task_of(composed: DictConfig) -> DictConfig:
@@ -110,23 +128,39 @@ def compose_sweep(loader: ConfigLoader, overrides: Sequence[str]) -> Sweep:
     refuse([line for text in overrides if (line := explain_text(text))])
     refuse([f"{text}: graft names the folders itself" for text in overrides if text.startswith("hydra.sweep.")])
     base = _load(loader, in_common(loader, overrides), RunMode.MULTIRUN)
-    if not base.hydra.sweeper._target_.endswith(".BasicSweeper"):
-        return Sweep(overrides, None, [plain_config(base, loader)])
-    overrides = requote(
-        loader, [*(f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()), *overrides]
-    )
+    refuse(check_launching(base.hydra.runtime.choices, base.hydra.launcher))
+    if base.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        preset = (f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items())
+        overrides = requote(loader, [*preset, *overrides])
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-    [jobs] = BasicSweeper.split_arguments([item for item in parsed if not item.is_hydra_override()], None)
+    own = [item for item in parsed if not item.is_hydra_override()]
+    if base.hydra.sweeper._target_ == SWEEPER:
+        from graft.cli.search.check import corner_jobs
+
+        corners = corner_jobs(loader, [str(item.input_line) for item in own], base.hydra.sweeper)
+        return Sweep(overrides, None, corners, job_configs(loader, corners))
+    if not base.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return Sweep(overrides, None, [[]], [plain_config(base, loader)])
+    [jobs] = BasicSweeper.split_arguments(own, None)
+    return Sweep(overrides, jobs, jobs, job_configs(loader, jobs))
+
+
+def job_configs(loader: ConfigLoader, jobs: Sequence[list[str]]) -> list[dict[str, Any]]:
+    """The plain configuration of each job.
+
+    Raises:
+        UserError: with a line for each override that cannot be used by one of them.
+    """
     configs: list[dict[str, Any]] = []
     errors: list[list[str]] = []
     for job in jobs:
         try:
-            configs.append(compose(loader, job))
+            configs.append(compose_job(loader, requote(loader, job)))
             errors.append([])
         except UserError as error:
             errors.append(str(error).splitlines())
     refuse_jobs(errors, jobs)
-    return Sweep(overrides, jobs, configs)
+    return configs
 
 
 def in_common(loader: ConfigLoader, overrides: Sequence[str]) -> list[str]:
@@ -150,13 +184,12 @@ def refuse(errors: Sequence[str]) -> None:
         raise UserError("\n".join(dict.fromkeys(errors)))
 
 
-def refuse_jobs(errors: Sequence[Sequence[str]], jobs: Sequence[Sequence[str]] | None) -> None:
+def refuse_jobs(errors: Sequence[Sequence[str]], jobs: Sequence[Sequence[str]]) -> None:
     """Raise the errors of all jobs as one, each error once; what only some jobs suffer from names the first of them.
 
     Raises:
         UserError: where there are errors.
     """
-    jobs = jobs or [[]]
     lines = []
     for line in dict.fromkeys(line for lines in errors for line in lines):
         suffering = [job for job, its_errors in zip(jobs, errors, strict=True) if line in its_errors]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from graft.cli.folders import SWEEP
 from graft.errors import UserError, nearest_path
 from graft.records.record import RECORD, load_record
+from graft.reports.notes import reason
 
 if TYPE_CHECKING:
     from graft.inference.trained import Trained
@@ -31,6 +32,8 @@ def finished_run(folder: Path) -> tuple[Path, dict[str, Any]]:
     record = load_record(folder)
     if record["status"] == "failed":
         raise UserError(f"{folder}: its run failed; graft resume {folder} tries it again")
+    if record["status"] == "pruned":
+        raise UserError(f"{folder}: its run was {reason(record)}, and left no network")
     if record["status"] != "done":
         raise UserError(f"{folder}: its run has not ended; graft resume {folder} goes on with it")
     return folder, record

@@ -6,7 +6,7 @@ from textwrap import fill
 from hydra.core.config_loader import ConfigLoader
 
 from graft import __version__
-from graft.cli.overrides import groups
+from graft.cli.catalogue import all_groups
 
 TEMPLATE = """\
 graft {version}: transfer-learning experiments that measure whether transfer helped, by how much, and at what cost
@@ -26,6 +26,8 @@ Examples
   graft strategy=gradual_unfreeze trainer.max_epochs=20 seed=1
   graft target=image_folder target.path=~/flowers backbone=mobilenet_v2 backbone.weights=DEFAULT
   graft -m strategy=scratch,linear_probe,fine_tune seed=0,1,2 target.labels_per_class=1,5,10
+  graft -m hparams_search=strategy_lr_wd
+  graft -m hydra/launcher=gpus seed=0,1,2,3
   graft plan strategy=lp_ft
   graft rank source=glyphs,mnist backbone=cnn,resnet20 target=usps
   graft "after=[wise_ft,temperature]"
@@ -52,7 +54,7 @@ def program_help(loader: ConfigLoader) -> str:
     from graft.cli.main import command_names
 
     commands = [(name, summary(name)) for name in command_names()]
-    choices = [(name, ", ".join(loader.get_group_options(name))) for name in groups(loader)]
+    choices = [(name, ", ".join(loader.get_group_options(name))) for name in all_groups(loader)]
     return TEMPLATE.format(version=__version__, commands=_two_columns(commands), groups=_two_columns(choices))
 
 

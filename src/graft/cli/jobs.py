@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,11 +21,15 @@ from omegaconf import DictConfig
 
 from graft.cli.compose import job_config, refuse
 from graft.cli.folders import LOCK, SWEEP, locked
+from graft.cli.search.trials import read_report
 from graft.cli.states import ask_to_stop, asked_to_stop, interrupted, launched_elsewhere
 from graft.cli.sweep_file import load_sweep, own_by_folder
-from graft.errors import UserError
+from graft.errors import PrunedError, UserError
 from graft.records.place import Place
 from graft.records.record import RECORD, end_record, load_record, run_identity, start_record, write_record
+
+if TYPE_CHECKING:
+    from graft.callbacks.reporting import Report
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +64,16 @@ def run_in(config: dict[str, Any], folder: Path, overrides: Sequence[str] | None
         raise
 
 
-def run_experiment(experiment: Any, folder: Path) -> dict[str, Any]:
-    """Run the experiment with the threads that pay for it, and return the record."""
+def run_experiment(experiment: Any, folder: Path, report: "Report | None" = None) -> dict[str, Any]:
+    """Run the experiment with the threads that pay for it, and return the record; `report` may end the run early."""
     from graft.pipeline import run
     from graft.threads import paying_threads
 
-    with interrupts(), paying_threads(experiment):
-        return run(experiment, folder)
+    try:
+        with interrupts(), paying_threads(experiment):
+            return run(experiment, folder, report)
+    except PrunedError as end:
+        return write_pruned(folder, end)
 
 
 @contextmanager
@@ -118,6 +125,14 @@ def write_failure(folder: Path, config: dict[str, Any], error: BaseException) ->
     write_record(folder, end_record(begun_record(folder, config), "failed", reason))
 
 
+def write_pruned(folder: Path, end: PrunedError) -> dict[str, Any]:
+    """Say in the record that a search ended the run early, and return it."""
+    pruned = {"epoch": end.epoch, end.metric: end.value}
+    record = end_record(load_record(folder) | {"pruned": pruned}, "pruned")
+    write_record(folder, record)
+    return record
+
+
 @dataclass
 class SingleJob:
     """The task of a single run, for Hydra; keeps what came of it."""
@@ -150,7 +165,8 @@ def sweep_job(composed: DictConfig) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that launched this one hears it
     make_ready()
     folder = output_folder()
-    overrides = list(HydraConfig.get().overrides.task)
+    report = read_report(folder)
+    overrides = report.overrides if report is not None else list(HydraConfig.get().overrides.task)
     config = composed_config(composed)
     if asked_to_stop(folder.parent) is not None:
         stay_queued(folder)
@@ -178,7 +194,7 @@ def run_with_retries(config: dict[str, Any], folder: Path, overrides: Sequence[s
         try:
             refuse(check(config))
             begun_anew(folder)
-            run_experiment(job_experiment(config, folder, overrides), folder)
+            run_experiment(job_experiment(config, folder, overrides), folder, read_report(folder))
             return
         except Exception as error:
             if interrupted(folder.parent):
@@ -315,7 +331,7 @@ def is_done(folder: Path, config: dict[str, Any]) -> bool:
     if not (folder / RECORD).exists():
         return False
     record = load_record(folder)
-    return record["status"] == "done" and record["id"] == run_identity(config)
+    return record["status"] in ("done", "pruned") and record["id"] == run_identity(config)
 
 
 def output_folder() -> Path:

@@ -94,11 +94,13 @@ def explain_hydra_choice(loader: ConfigLoader, override: Override) -> str | None
     kinds = [f"hydra/{kind}" for kind in loader.get_group_options("hydra", ObjectType.GROUP)]
     if group not in kinds:
         return f"{override.input_line}: no such key; {did_you_mean(group, kinds)}"
+    from graft.cli.launchers import not_installed
+
+    if error := not_installed(str(name)):
+        return f"{override.input_line}: {error}"
     options = loader.get_group_options(group)
     if name in options:
         return None
-    if (group, name) == ("hydra/launcher", "joblib"):
-        return f"{override.input_line}: is not installed; pip install 'graft[joblib]' brings it"
     return f"{override.input_line}: no such {group.removeprefix('hydra/')}; {did_you_mean(str(name), options)}"
 
 

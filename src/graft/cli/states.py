@@ -32,6 +32,8 @@ def state_of(job: Path) -> str:
         status = load_record(job)["status"]
         if status in (DONE, FAILED):
             return str(status)
+        if status == "pruned":  # by its search, which has what it wanted of it
+            return DONE
     if not (job / LOCK).exists():
         return QUEUED
     return RUNNING if is_locked(job / LOCK) else MISSING

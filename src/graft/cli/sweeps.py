@@ -17,8 +17,11 @@ from rich.text import Text
 from graft.cli.compose import Sweep, in_common
 from graft.cli.folders import is_interrupted_sweep, point_latest
 from graft.cli.jobs import resumable, sweep_job, untidied
+from graft.cli.launchers import jobs_at_once
+from graft.cli.loader import parsed
 from graft.cli.overrides import requote
-from graft.cli.parallel import parallel_jobs, shared_cores
+from graft.cli.parallel import shared_cores
+from graft.cli.search.settings import SEARCH
 from graft.cli.source import PRIMARY
 from graft.cli.states import DONE, FAILED, MISSING, QUEUED, RUNNING, state_of, stoppable
 from graft.cli.sweep_file import (
@@ -86,7 +89,7 @@ def launch(hydra: Hydra, overrides: list[str], folder: Path, jobs: Sequence[Job]
     where = requote(loader, [f"hydra.sweep.dir={folder}", "hydra.mode=MULTIRUN"])
     common = ["hydra.output_subdir=null", *in_common(loader, overrides), *where]
     config = hydra.compose_config(PRIMARY, common, RunMode.MULTIRUN, with_log_configuration=True)
-    task_overrides = [text for text in overrides if not text.startswith(("hydra.", "hydra/"))]
+    task_overrides = [text for text in overrides if not parsed(text).is_hydra_override()]
     with read_write(config.hydra):
         config.hydra.overrides.task = task_overrides
     callbacks = Callbacks(config)
@@ -95,7 +98,7 @@ def launch(hydra: Hydra, overrides: list[str], folder: Path, jobs: Sequence[Job]
     plugins = Plugins.instance()
     sweeper = plugins.instantiate_sweeper(config=config, hydra_context=context, task_function=sweep_job)
     try:
-        with shared_cores(parallel_jobs(config.hydra.launcher.get("n_jobs", 1), len(jobs or ()))):
+        with shared_cores(jobs_at_once(config.hydra.launcher, len(jobs or ()))):
             if jobs is None:
                 sweeper.sweep(arguments=task_overrides)
             else:
@@ -120,6 +123,12 @@ def launch_jobs(sweeper: Any, config: DictConfig, jobs: Sequence[Job]) -> None:
 def end_sweep(folder: Path) -> int:
     """Print and write the summary of all jobs; returns the exit code, 0 where all are done."""
     description = load_sweep(folder)
+    if (folder / SEARCH).exists():
+        from graft.cli.search.closing import close
+
+        failed = close(folder, description["launches"][-1]["config_dir"])
+        write_sweep(folder, description | {"status": FAILED if failed else DONE})
+        return 1 if failed else 0
     jobs = description["jobs"] or found_jobs(folder)
     states = {job["folder"]: state_of(folder / job["folder"]) for job in jobs}
     summarise(folder, jobs, states)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 RECORD = "record.json"
-STATUSES = ("running", "done", "failed")
+STATUSES = ("running", "done", "failed", "pruned")
 REQUIRED = ("schema", "id", "status", "experiment", "seed", "config")
 REQUIRED_WHEN_DONE = (
     *REQUIRED,

@@ -21,8 +21,13 @@ def warnings(records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> li
         notes.append(("Compare with care", f"rows come from runs that differ in {' and '.join(drifted)}"))
     repeated = len(done) - len(study_of(records).counted)
     if repeated:
-        runs = "1 run repeats" if repeated == 1 else f"{repeated} runs repeat"
+        runs = counted(repeated, "run repeats", "runs repeat")
         notes.append(("Left out", f"{runs} a newer one of the same setting and seed"))
+    pruned = [record for record in records if record["status"] == "pruned"]
+    if pruned:
+        notes.append(
+            ("Pruned", f"{counted(len(pruned), 'run was', 'runs were')} ended early by a search; in no average")
+        )
     losers = [row for row in rows if row["gain"] and row["gain"]["mean"] < 0]
     if losers:
         worst = min(losers, key=lambda row: row["gain"]["mean"])
@@ -32,6 +37,15 @@ def warnings(records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> li
     if diverged:
         notes.append(("Diverged", f"the test loss of {len(diverged)} of {len(done)} runs is not a finite number"))
     return notes
+
+
+def counted(number: int, one: str, several: str) -> str:
+    """A number with its words.
+
+    >>> counted(1, "run was", "runs were"), counted(3, "run was", "runs were")
+    ('1 run was', '3 runs were')
+    """
+    return f"{number} {one if number == 1 else several}"
 
 
 def kept_apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -58,12 +72,12 @@ def label(setting: Mapping[str, str]) -> str:
 
 
 def unfinished(records: Sequence[tuple[Path, Record]]) -> list[tuple[str, str]]:
-    """(status, which run and why) of every run that did not come to its end."""
+    """(status, which run and why) of every run that should have come to its end and did not."""
     names = runs_of(records).study.names
     return [
         (record["status"], f"{named(record, names)}: {reason(record)} ({shown(folder)})")
         for folder, record in records
-        if record["status"] != "done"
+        if record["status"] not in ("done", "pruned")
     ]
 
 
@@ -81,6 +95,8 @@ def reason(record: Record) -> str:
     """Why a run has no end: the message of its error, without the traceback."""
     if record["status"] == "running":
         return "still running, or interrupted"
+    if record["status"] == "pruned":
+        return f"ended by its search after epoch {record['pruned']['epoch']}"
     return error_message(str(record.get("error") or "no reason given"))
 
 

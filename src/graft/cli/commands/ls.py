@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graft.cli.arguments import command_parser, parse
-from graft.cli.catalogue import choices, description, find_file
+from graft.cli.catalogue import all_groups, choices, described
 from graft.cli.compose import hydra_application
-from graft.cli.overrides import groups
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,11 +20,9 @@ def main(arguments: Sequence[str]) -> int:
     with hydra_application(options.config_dir) as hydra:
         loader = hydra.config_loader
         if options.group is None:
-            rows = [(name, ", ".join(choices(loader, name))) for name in groups(loader)]
+            rows = [(name, ", ".join(choices(loader, name))) for name in all_groups(loader)]
         else:
-            rows = [
-                (name, description(find_file(loader, options.group, name))) for name in choices(loader, options.group)
-            ]
+            rows = [(name, described(loader, options.group, name)) for name in choices(loader, options.group)]
     width = max((len(name) for name, _ in rows), default=0) + 2
     for name, text in rows:
         print(f"{name:<{width}}{text}".rstrip())

@@ -19,6 +19,7 @@ from graft.cli.sweeps import end_sweep, run_launch
 from graft.errors import UserError, nearest_path
 from graft.records.record import RECORD, load_record
 from graft.reports.console import make_console
+from graft.reports.notes import reason
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,6 +64,9 @@ def resume_run(folder: Path) -> int:
     from graft.reports.terminal import print_run
 
     record = load_record(folder)
+    if record["status"] == "pruned":
+        print(f"graft: {folder}: {reason(record)}; nothing is left to do")
+        return 0
     if record["status"] == "done":
         print(f"graft: {folder} is done already")
     else:
@@ -93,5 +97,5 @@ def resume_launch(folder: Path, number: int, launch: dict[str, Any]) -> None:
     go_back(launch["cwd"])
     with hydra_application(Path(launch["config_dir"]) if launch["config_dir"] else None) as hydra:
         sweep = compose_sweep(hydra.config_loader, launch["overrides"])
-        refuse_jobs([check(config) for config in sweep.configs], sweep.jobs)
+        refuse_jobs([check(config) for config in sweep.configs], sweep.checked)
         run_launch(hydra, folder, number)

@@ -96,7 +96,7 @@ def latest(outputs: Path, folder: Path) -> Iterator[None]:
 def multirun(hydra: Hydra, overrides: Sequence[str], config_dir: Path | None) -> int:
     """All jobs of a sweep, each checked before the first begins."""
     sweep = compose_sweep(hydra.config_loader, overrides)
-    refuse_jobs([check(config) for config in sweep.configs], sweep.jobs)
+    refuse_jobs([check(config) for config in sweep.configs], sweep.checked)
     with begin_sweep(sweep, config_dir) as (folder, launch):
         run_launch(hydra, folder, launch)
         return end_sweep(folder)

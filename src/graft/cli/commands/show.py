@@ -20,10 +20,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("choice", metavar="GROUP/NAME", help="as in GROUP=NAME")
     parser.add_argument("--config-dir", "-cd", type=Path, metavar="DIR", help="a folder with groups of your own")
     options = parse(parser, arguments)
-    group, slash, name = options.choice.partition("/")
+    group, slash, name = options.choice.rpartition("/")
     with hydra_application(options.config_dir) as hydra:
         if not slash:
-            meant = " or ".join(map(repr, choices_called(hydra.config_loader, group)))
+            meant = " or ".join(map(repr, choices_called(hydra.config_loader, name)))
             hint = f"; did you mean {meant}?" if meant else ", such as strategy/lp_ft"
             raise UserError(f"{options.choice}: expected GROUP/NAME{hint}")
         text = find_file(hydra.config_loader, group, name).read_text(encoding="utf-8")
