@@ -144,7 +144,8 @@ def results(sweep: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_each_job_of_one_sweep(graft: Graft, tmp_path: Path) -> None:
-    done = graft("-m", "seed=0,1", "trainer=ddp_cpu", *SMALL, "trainer.max_epochs=1", "baselines=[]")
+def test_two_processes_train_a_job_of_one_sweep(graft: Graft, tmp_path: Path) -> None:
+    words = ("source=none", "strategy=scratch", "baselines=[]", "logger=[]", "trainer.max_epochs=1")
+    done = graft("-m", "seed=0", "trainer=ddp_cpu", *words)
     assert done.returncode == 0, done.stderr
-    assert len(records(tmp_path, 2)) == len(list(tmp_path.glob("outputs/*/*/*/record.json")))
+    assert len(records(tmp_path, 1)) == len(list(tmp_path.glob("outputs/*/*/*/record.json")))
