@@ -85,7 +85,8 @@ def without_times(record: dict[str, Any]) -> list[dict[str, Any]]:
 def test_looking_changes_nothing(run_of: Runs, watched: dict[str, Any]) -> None:
     unwatched = run_of("unwatched", "analysis.feature_images=0")
     assert unwatched["domains"] == {}
-    assert [path.name for path in (unwatched["folder"] / "pictures").iterdir()] == ["confusion.png"]
+    names = {path.name for path in (unwatched["folder"] / "pictures").iterdir()}
+    assert names == {"confusion.png", "confused.png"}
     assert without_times(unwatched) == without_times(watched)
     found = weights(watched)
     assert all(torch.equal(tensor, found[name]) for name, tensor in weights(unwatched).items())
@@ -109,7 +110,7 @@ def test_the_record_and_the_pictures(watched: dict[str, Any]) -> None:
     assert domains["seconds"] > 0
     names = {path.name for path in (watched["folder"] / "pictures").iterdir()}
     features = {f"features_{name}.png" for name in ("start", "epoch_001", "epoch_002", "end")}
-    assert names == {"confusion.png"} | features
+    assert names == {"confusion.png", "confused.png"} | features
     for name in names:
         with Image.open(watched["folder"] / "pictures" / name) as picture:
             assert len(picture.getcolors(maxcolors=100_000) or []) > 10, name

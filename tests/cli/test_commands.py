@@ -204,7 +204,7 @@ def test_report_compares_with_a_named_setting_and_makes_a_page(
         write_record(empty_folder / "runs" / str(number), done(accuracy, strategy=name, seed=seed))
     words = ["report", "runs", "--html", "report.html", "--latex", "table.tex", "--against"]
     assert main([*words, "strategy=linear_probe"]) == 0
-    assert "difference to strategy=linear_probe" in capsys.readouterr().out
+    assert "difference to strategy=linear_probe" in " ".join(capsys.readouterr().out.split())
     assert "difference to strategy=linear_probe" in (empty_folder / "report.html").read_text()
     assert r"linear\_probe & $3$" in (empty_folder / "table.tex").read_text()
     assert main([*words, "strategy=linear_prob"]) == 1
