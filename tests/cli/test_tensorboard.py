@@ -111,9 +111,11 @@ def free_port() -> int:
 def test_the_command_serves_the_sweep_until_it_is_interrupted(sweep: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "graft", "tensorboard", "outputs/latest", "--port", str(port)]
+    listening = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run where Ctrl-C is ignored
     process = subprocess.Popen(
         command, cwd=sweep.parents[2], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, listening)
     try:
         runs = answer(f"http://localhost:{port}/data/runs", process)
         assert "1 strategy=linear_probe/transfer" in runs

@@ -29,7 +29,8 @@ class Parser(ArgumentParser):
     def _nearest(self, message: str) -> str | None:
         """What argparse's message may have been about, as a question; None where nothing is near."""
         if found := UNKNOWN_OPTION.search(message):
-            match = nearest(found[1], self._option_string_actions)
+            options = {option.lstrip("-"): option for option in self._option_string_actions}  # dashes are always alike
+            match = options.get(nearest(found[1].lstrip("-"), options) or "")
         elif found := UNKNOWN_CHOICE.search(message):
             match = nearest(found[1], NAME.findall(found[2]))
         else:
