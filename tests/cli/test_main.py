@@ -109,7 +109,7 @@ def test_answers_without_torch(words: list[str]) -> None:
         "from graft.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "assert not {'torch', 'pytorch_lightning', 'torchvision'} & sys.modules.keys()\n"
+        "assert not {'torch', 'scipy', 'pytorch_lightning', 'torchvision'} & sys.modules.keys()\n"
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

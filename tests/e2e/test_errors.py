@@ -97,10 +97,3 @@ def test_half_precision_on_a_cpu(refused: Refused) -> None:
 def test_debug_shows_the_traceback(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--debug", "target=image_folder", "target.path=/nowhere"]) != 0
     assert "Traceback" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("arguments", [("--help",), ("ls",), ("ls", "strategy"), ("show", "strategy/lp_ft")])
-def test_answers_without_torch(arguments: tuple[str, ...], graft: Graft) -> None:
-    done = graft(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()

@@ -12,8 +12,6 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TypedDict
 
-from scipy.special import stdtr, stdtrit  # a tenth of the time that importing scipy.stats takes
-
 FEWEST = 3  # pairs that are tested: with two, one degree of freedom says next to nothing about the spread
 ROUNDING = 1e-12  # differences of accuracies that agree so far are the same
 
@@ -41,6 +39,9 @@ def spread(values: Sequence[float]) -> Figure | None:
     mean = statistics.fmean(values)
     if len(values) == 1:
         return {"mean": mean, "std": None, "interval": None}
+    # Here, since commands that show no table begin sooner without; scipy.stats would take ten times as long.
+    from scipy.special import stdtrit
+
     std = statistics.stdev(values)
     half_width = float(stdtrit(len(values) - 1, 0.975)) * std / math.sqrt(len(values))
     return {"mean": mean, "std": std, "interval": half_width}
@@ -57,6 +58,8 @@ def paired_t_test(differences: Sequence[float]) -> float | None:
     """
     if len(differences) < FEWEST or max(differences) - min(differences) <= ROUNDING:
         return None
+    from scipy.special import stdtr
+
     t = statistics.fmean(differences) / (statistics.stdev(differences) / math.sqrt(len(differences)))
     return 2 * float(stdtr(len(differences) - 1, -abs(t)))
 
