@@ -121,7 +121,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     accuracy by class (None where a class has no sample), confusion matrix, and samples of its commonest errors.
     """
     confusion = confusion_matrix(logits, labels)
-    totals = confusion.sum(dim=1)
+    counts, totals = confusion.tolist(), confusion.sum(dim=1)
     by_class = [int(hit) / int(total) if total else None for hit, total in zip(confusion.diag(), totals, strict=True)]
     bins = reliability(logits, labels)
     return {
@@ -131,8 +131,8 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         "brier_score": brier_score(logits, labels),
         "reliability": bins,
         "accuracy_by_class": by_class,
-        "confusion": confusion.tolist(),
-        "mistaken": mistaken_samples(logits, labels, confusion.tolist()),
+        "confusion": counts,
+        "mistaken": mistaken_samples(logits, labels, counts),
     }
 
 

@@ -201,8 +201,13 @@ def refuse_jobs(errors: Sequence[Sequence[str]], jobs: Sequence[Sequence[str]]) 
 
 def own_overrides(job: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[str]:
     """The overrides that set a job apart from the others of its sweep."""
-    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+    common = common_overrides(jobs)
     return [override for override in job if override not in common]
+
+
+def common_overrides(jobs: Sequence[Sequence[str]]) -> set[str]:
+    """The overrides that all jobs of a sweep share; none of a single job's, which nothing sets apart."""
+    return set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
 
 
 def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConfig:

@@ -46,18 +46,16 @@ def check(config: dict[str, Any]) -> list[str]:
     return remembered("errors", config, lambda: validate(config))
 
 
-def run_in(config: dict[str, Any], folder: Path, overrides: Sequence[str] | None = None) -> dict[str, Any]:
+def run_in(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run a validated configuration in a folder, or go on there, and return the record.
 
     A run that fails after it began says so in its record; one that is interrupted stays as it is, to go on later.
-    `overrides` are those of a job of a sweep.
     """
     from graft.build.assembly import build_experiment
 
     begun_anew(folder)
     try:
-        experiment = replace(build_experiment(config), place=place_of(folder, overrides))
-        return run_experiment(experiment, folder)
+        return run_experiment(replace(build_experiment(config), place=place_of(folder)), folder)
     except Exception as error:
         if (folder / RECORD).exists():
             write_failure(folder, config, error)
@@ -181,20 +179,20 @@ def sweep_job(composed: DictConfig) -> None:
         log.info("%s", " ".join(overrides))
         try:
             with stopped_by_sweep(folder.parent):
-                run_with_retries(config, folder, overrides)
+                run_with_retries(config, folder, overrides, report)
         except KeyboardInterrupt:
             if not launched_elsewhere():
                 raise
     tidy()
 
 
-def run_with_retries(config: dict[str, Any], folder: Path, overrides: Sequence[str]) -> None:
+def run_with_retries(config: dict[str, Any], folder: Path, overrides: Sequence[str], report: "Report | None") -> None:
     """Run a job, again where it fails and may be tried again; the failure of its last try goes into its record."""
     for retries_left in reversed(range(config["sweep"]["retries"] + 1)):
         try:
             refuse(check(config))
             begun_anew(folder)
-            run_experiment(job_experiment(config, folder, overrides), folder, read_report(folder))
+            run_experiment(job_experiment(config, folder, overrides), folder, report)
             return
         except Exception as error:
             if interrupted(folder.parent):

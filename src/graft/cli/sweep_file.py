@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from graft.cli.compose import Sweep, own_overrides
+from graft.cli.compose import Sweep, common_overrides
 from graft.cli.folders import SWEEP, claimed, is_interrupted_sweep, locked
 from graft.cli.states import DONE, state_of
 from graft.errors import UserError
@@ -133,7 +133,11 @@ def unfinished(folder: Path, jobs: Sequence[Job]) -> list[Job]:
 def own_by_folder(jobs: Sequence[Job]) -> dict[str, list[str]]:
     """The overrides that set each job apart from the others, by its folder."""
     overrides = [[text for text in job["overrides"] if not text.startswith("sweep.")] for job in jobs]
-    return {job["folder"]: own_overrides(own, overrides) for job, own in zip(jobs, overrides, strict=True)}
+    common = common_overrides(overrides)
+    return {
+        job["folder"]: [text for text in asked_for if text not in common]
+        for job, asked_for in zip(jobs, overrides, strict=True)
+    }
 
 
 def titles(jobs: Sequence[Job]) -> dict[str, str]:

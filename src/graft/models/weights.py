@@ -201,10 +201,11 @@ def _read_path(spec: str, path: Path, backbone: Backbone) -> WeightsFile:
         preprocessing = _stated_preprocessing(metadata, backbone)
     except READ_ERRORS as error:
         raise UserError(f"backbone.weights={spec}: {path.name} is damaged, or not a file of plain weights") from error
-    return WeightsFile(state, preprocessing, str(path), state_sha256(state))
+    return WeightsFile(state, preprocessing, str(path), metadata.get("sha256") or state_sha256(state))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """State and metadata; a hash in the metadata is that of the state."""
     with safe_open(path, framework="pt") as file:
         state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     if metadata.get("sha256") not in (None, state_sha256(state)):

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graft.errors import UserError, did_you_mean
+from graft.errors import UserError
+from graft.reports.export import markdown_lines, markdown_note
 from graft.reports.notes import warnings
 from graft.reports.settings import short_names
-from graft.reports.tables import Study, group_rows, runs_of
+from graft.reports.tables import group_rows, runs_of, varied_name
 from graft.reports.terminal import with_spread
 
 CAPTION = (
@@ -27,26 +28,23 @@ def markdown_across(runs: Sequence[Any], key: str) -> str:
     """
     study = runs_of(runs).study
     short = short_names(study.names)
-    full = {name: name for name in study.names} | {shortened: name for name, shortened in short.items()}
-    if key not in full:
-        expected = did_you_mean(key, study.names) if study.names else "all runs have the same setting"
-        raise UserError(f"--across {key}: does not vary between these runs; {expected}")
+    across = varied_name(study, key, f"--across {key}:")
     rows = group_rows(study)
-    values = sorted({row["setting"][full[key]] for row in rows}, key=natural)
-    others = [name for name in study.names if name != full[key]]
+    values = sorted({row["setting"][across] for row in rows}, key=natural)
+    others = [name for name in study.names if name != across]
     table: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         place = table.setdefault(tuple(row["setting"][name] for name in others), {})
-        if row["setting"][full[key]] in place:
+        if row["setting"][across] in place:
             raise UserError(
                 f"--across {key}: runs of one setting differ in {', '.join(row['differs'])}; report them apart"
             )
-        place[row["setting"][full[key]]] = row
-    headings = [*(short[name] for name in others), *(f"{short[full[key]]}={value}" for value in values)]
+        place[row["setting"][across]] = row
+    headings = [*(short[name] for name in others), *(f"{short[across]}={value}" for value in values)]
     lines = [[*headings, "n", "seconds", "trained"], ["---"] * len(others) + ["---:"] * (len(values) + 3)]
     lines += [[*setting, *cells(place, values)] for setting, place in table.items()]
-    text = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-    return text + f"\n{CAPTION}\n" + notes(study, rows)
+    notes = [markdown_note(heading, text) for heading, text in warnings(study, rows)]
+    return "\n".join([markdown_lines(lines), f"{CAPTION}\n", *notes])
 
 
 def cells(place: Mapping[str, Mapping[str, Any]], values: Sequence[str]) -> list[str]:
@@ -74,8 +72,3 @@ def natural(value: str) -> tuple[bool, float, str]:
         return False, float(value), value
     except ValueError:
         return True, 0.0, value
-
-
-def notes(study: Study, rows: Sequence[dict[str, Any]]) -> str:
-    """What must be said beside the table."""
-    return "".join(f"\n**{heading}**: {text}\n" for heading, text in warnings(study, rows))

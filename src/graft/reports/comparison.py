@@ -7,7 +7,7 @@ from typing import Any
 
 from graft.errors import UserError, did_you_mean, listed
 from graft.reports.notes import label
-from graft.reports.settings import Record, seeds, short_names, value_of
+from graft.reports.settings import Record, seeds, value_of
 from graft.reports.statistics import (
     chance_eta_squared,
     eta_squared,
@@ -16,7 +16,7 @@ from graft.reports.statistics import (
     pareto_front,
     spread,
 )
-from graft.reports.tables import ACCURACY, Study, fingerprints, row
+from graft.reports.tables import ACCURACY, Study, fingerprints, row, varied_name
 
 Reference = Mapping[str, str]  # name of what varied -> value; empty: each run's own baseline
 
@@ -27,19 +27,16 @@ def parse_reference(words: Sequence[str], study: Study) -> dict[str, str]:
     Raises:
         UserError: a key that does not vary between the runs, or a value that none of them has.
     """
-    full = {short: name for name, short in short_names(study.names).items()} | {name: name for name in study.names}
     reference = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"--against {word}: expected KEY=VALUE, as in --against strategy=linear_probe")
-        if key not in full:
-            expected = did_you_mean(key, study.names) if study.names else "all runs have the same setting"
-            raise UserError(f"--against {word}: {key} does not vary between these runs; {expected}")
-        values = {values[full[key]] for values, _, _ in study.groups}
+        name = varied_name(study, key, f"--against {word}: {key}")
+        values = {values[name] for values, _, _ in study.groups}
         if value not in values:
             raise UserError(f"--against {word}: no run has {value!r}; {did_you_mean(value, values)}")
-        reference[full[key]] = value
+        reference[name] = value
     return reference
 
 

@@ -95,7 +95,7 @@ def markdown_summary(records: Sequence[tuple[Path, Record]], reference: Referenc
     rows = group_rows(plain)
     cells = [dict(zip(FIGURES, figures(row), strict=True)) for row in rows]
     parts = [markdown_table(rows, cells), f"{CAPTION}\n"] if rows else []
-    parts += [f"**{heading}**: {text}\n" for heading, text in [*warnings(plain, rows), *unfinished(records)]]
+    parts += [markdown_note(heading, text) for heading, text in [*warnings(plain, rows), *unfinished(records)]]
     if rows and reference is not None:
         parts += markdown_comparison(plain, reference)
     transferred, transferred_cells = transferred_rows(plain)
@@ -110,7 +110,7 @@ def markdown_summary(records: Sequence[tuple[Path, Record]], reference: Referenc
 def markdown_comparison(records: Sequence[Record], reference: Reference) -> list[str]:
     """The comparison as Markdown: its table, how it was made, what it shows and what it cannot."""
     rows = compared_rows(study_of(records), reference)
-    notes = [f"**{heading}**: {text}\n" for heading, text in comparison_notes(rows, records, reference)]
+    notes = [markdown_note(heading, text) for heading, text in comparison_notes(rows, records, reference)]
     return [markdown_table(rows, comparison_cells(rows, reference)), f"{method(rows, reference)}\n", *notes]
 
 
@@ -119,4 +119,14 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[st
     headings, *settings = setting_cells(rows)
     lines = [[*headings, *cells[0]], ["---"] * len(headings) + ["---:"] * len(cells[0])]
     lines += [[*names, *texts.values()] for names, texts in zip(settings, cells, strict=True)]
+    return markdown_lines(lines)
+
+
+def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
+    """The lines of a Markdown table, of which the second says how columns are aligned."""
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def markdown_note(heading: str, text: str) -> str:
+    """A paragraph of Markdown that says what it is about."""
+    return f"**{heading}**: {text}\n"

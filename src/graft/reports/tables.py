@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from graft.errors import UserError, did_you_mean
 from graft.records.record import load_record
-from graft.reports.settings import Record, seeds, setting, value_of, varied_keys
+from graft.reports.settings import Record, seeds, setting, short_names, value_of, varied_keys
 from graft.reports.statistics import spread
 
 ACCURACY = "target/test/accuracy"
@@ -58,6 +59,19 @@ class Study(tuple[Record, ...]):
             )
             for part in split_by_fingerprint(records)
         ]
+
+
+def varied_name(study: Study, key: str, asked: str) -> str:
+    """The name of what varied that `key` is in full or in short; `asked` begins the error.
+
+    Raises:
+        UserError: it does not vary between the runs.
+    """
+    full = {short: name for name, short in short_names(study.names).items()} | {name: name for name in study.names}
+    if key not in full:
+        expected = did_you_mean(key, study.names) if study.names else "all runs have the same setting"
+        raise UserError(f"{asked} does not vary between these runs; {expected}")
+    return full[key]
 
 
 class Runs(list[tuple[Path, Record]]):

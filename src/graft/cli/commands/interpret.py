@@ -8,7 +8,6 @@ each image. Beside an image stand Grad-CAM maps (Selvaraju et al., ICCV 2017): w
 of its label is seen. Where the run found a temperature, probabilities and losses are calibrated by it.
 """
 
-import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +73,7 @@ def interpret(folder: Path, record: dict[str, Any], options: Any, output: Path) 
         table_of_losses,
     )
     from graft.inference.trained import choose_device
+    from graft.reports.export import csv_text
 
     domain = make_domain(record["config"]["target"])
     assert domain is not None, "a run has a target"
@@ -87,7 +87,7 @@ def interpret(folder: Path, record: dict[str, Any], options: Any, output: Path) 
         reason = str(error)
     viewer = Viewer(trained, domain, split, judged, layer, device)
     rows = table_of_losses(judged, names_of_images(domain, split), trained.class_names)
-    atomic_write_bytes(output / LOSSES, as_csv(rows))
+    atomic_write_bytes(output / LOSSES, csv_text(rows).encode())
     write_picture(output / "confusion.png", confusion_picture(judged.scores["confusion"], trained.class_names))
     write_picture(output / "top_losses.png", viewer.sheet(judged.order[: options.top].tolist()))
     pairs = confused_examples(judged, trained.class_names, num_pairs=5)
@@ -113,15 +113,6 @@ def interpret(folder: Path, record: dict[str, Any], options: Any, output: Path) 
         "most_confused": pairs,
         "top_losses": rows[: options.top],
     }
-
-
-def as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Rows under a heading."""
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue().encode()
 
 
 def write_picture(path: Path, picture: "np.ndarray") -> None:
