@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+QUICK_REPEATS = 3
+
 Figures = Mapping[str, float]  # side -> seconds, or images/s
 Repetition = Callable[[], Figures]  # measures every side once
 
@@ -28,7 +30,7 @@ class Goal:
 
 def share(side: str, of: str, at_most: float | None = None, at_least: float | None = None) -> Goal:
     """`side` over `of` within a bound."""
-    words = f"at most {at_most:g}" if at_most is not None else f"at least {at_least:g}"
+    words = f"at most {at_most:.3g}" if at_most is not None else f"at least {at_least:.3g}"
     return Goal(f"{side}: {words}x {of}", lambda figures: figures[side] / figures[of], at_most, at_least)
 
 
@@ -41,11 +43,6 @@ def speedup(side: str, over: str, at_least: float) -> Goal:
     )
 
 
-def seconds_at_most(side: str, at_most: float) -> Goal:
-    """`side` takes so many seconds at most."""
-    return Goal(f"{side}: at most {at_most:g} s", lambda figures: figures[side], at_most=at_most, unit="s")
-
-
 @dataclass(frozen=True)
 class Row:
     """One line of the table. The first side is what the others are compared with; graft's begin with `graft`."""
@@ -56,6 +53,7 @@ class Row:
     prepare: Callable[[bool, Path], Repetition]  # (quick, an empty folder) -> one repetition of all sides
     goals: tuple[Goal, ...] = ()
     note: str = ""
+    quick_repeats: int = QUICK_REPEATS  # 1 where a repetition takes long and the goal is missed by no noise
 
 
 @dataclass(frozen=True)

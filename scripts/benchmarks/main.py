@@ -18,7 +18,7 @@ import precision
 import probe
 import steps
 import sweep
-from harness import Measured, Row, measure
+from harness import QUICK_REPEATS, Measured, Row, measure
 from table import describe_setting, markdown, print_table
 
 from graft.reports.console import make_console
@@ -32,9 +32,9 @@ ROWS: tuple[Row, ...] = (
     adaptation.ROW,
     precision.ROW,
     *sweep.ROWS,
-    *commands.ROWS,
+    commands.ROW,
 )
-REPEATS, QUICK_REPEATS = 7, 3
+REPEATS = 7
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,11 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{row.name:<12} {row.what}")
         return 0
     quieten()
-    repeats = QUICK_REPEATS if options.quick else REPEATS
-    setting = describe_setting(repeats)
-    measured = [
-        measure_row(row, options.quick, repeats) for row in ROWS if not options.only or row.name in options.only
-    ]
+    setting = describe_setting(QUICK_REPEATS if options.quick else REPEATS)
+    measured = [measure_row(row, options.quick) for row in ROWS if not options.only or row.name in options.only]
     console = make_console()
     console.width = max(console.width, 160)
     print_table(measured, setting, console)
@@ -61,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     result = argparse.ArgumentParser(prog="benchmark", description=__doc__)
-    result.add_argument("--quick", action="store_true", help="smaller data, 3 repetitions: 6 to 9 minutes on 2 cores")
+    result.add_argument("--quick", action="store_true", help="smaller data, at most 3 repetitions: under 5 minutes")
     result.add_argument("--only", type=names, default=(), metavar="ROW,...", help="these rows alone")
     result.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown too")
     result.add_argument("--list", action="store_true", help="name the rows and measure nothing")
@@ -77,12 +74,12 @@ def names(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def measure_row(row: Row, quick: bool, repeats: int) -> Measured:
+def measure_row(row: Row, quick: bool) -> Measured:
     """Measure one row in a folder that is gone afterwards, and say how long it took."""
     print(f"{row.name} ...", end=" ", file=sys.stderr, flush=True)
     started = perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure(row, quick, repeats, Path(folder))
+        measured = measure(row, quick, row.quick_repeats if quick else REPEATS, Path(folder))
     print(f"{perf_counter() - started:.0f} s", file=sys.stderr)
     return measured
 

@@ -4,9 +4,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 
 GRAFT = (sys.executable, "-m", "graft")
+HYDRA_ALONE = (sys.executable, str(Path(__file__).with_name("hydra_alone.py")))
 
 
 def run(command: Sequence[str]) -> float:

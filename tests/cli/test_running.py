@@ -1,6 +1,7 @@
 """Runs and sweeps with a pipeline that trains nothing: folders, records, failures, resuming."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,12 @@ class Pipeline:
         self.times: int | None = None  # how often, None: always
         self.signals: dict[int, int] = {}  # seed -> how many Ctrl-C there are meanwhile
         self.before_record = False
+        self.variable = ""  # of the environment
+        self.seen: list[str | None] = []  # its value in each run
 
     def __call__(self, experiment: Experiment, folder: Path, report: None = None) -> dict[str, Any]:
         self.seeds.append(experiment.seed)
+        self.seen.append(os.environ.get(self.variable))
         error = self.failing.get(experiment.seed)
         if error is not None and self.times is not None and self.seeds.count(experiment.seed) > self.times:
             error = None
@@ -242,6 +246,21 @@ def test_a_sweep_over_groups_with_keys_of_their_own(pipeline: Pipeline, empty_fo
         "ImageFolder",
     ]
     assert [config["target"]["path"] for config in configs] == ["x", "x"]
+
+
+@pytest.mark.parametrize("by_hydra", [False, True])
+def test_jobs_run_the_same_in_turn_and_by_hydras_launcher(
+    by_hydra: bool, pipeline: Pipeline, empty_folder: Path
+) -> None:
+    pipeline.variable = "OF_THE_JOB"
+    subdir = ["hydra.output_subdir=.hydra"] if by_hydra else []
+    assert main(["-m", "seed=0,1", "+hydra.job.env_set.OF_THE_JOB=set", *subdir]) == 0
+    sweep = sweep_folder(empty_folder)
+    assert [(job / ".hydra").exists() for job in jobs(sweep)] == [by_hydra] * 2
+    assert statuses(sweep) == {"0": "done", "1": "done"}
+    assert pipeline.seen == ["set", "set"]
+    assert "OF_THE_JOB" not in os.environ
+    assert ["seed=0" in (job / "graft.log").read_text() for job in jobs(sweep)] == [True, False]
 
 
 def test_the_first_failure_ends_a_sweep_that_shall_fail_fast(

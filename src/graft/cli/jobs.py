@@ -161,11 +161,15 @@ def sweep_job(composed: DictConfig) -> None:
     """
     if launched_elsewhere():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that launched this one hears it
-    make_ready()
-    folder = output_folder()
+    prepare_logging()
+    begin_job(composed_config(composed), output_folder(), list(HydraConfig.get().overrides.task))
+
+
+def begin_job(config: dict[str, Any], folder: Path, overrides: Sequence[str]) -> None:
+    """Run a job of a sweep in its folder, unless it is done, another process runs it, or the sweep shall stop."""
+    quieten_terminal()
     report = read_report(folder)
-    overrides = report.overrides if report is not None else list(HydraConfig.get().overrides.task)
-    config = composed_config(composed)
+    overrides = report.overrides if report is not None else overrides
     if asked_to_stop(folder.parent) is not None:
         stay_queued(folder)
         return
@@ -250,15 +254,19 @@ def stay_queued(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_ready() -> None:
-    """Import what jobs need; in a process that a launcher started, Lightning sets up its own logging meanwhile."""
+def prepare_logging() -> None:
+    """Set logging up once more in a process that a launcher started, where importing Lightning brings its own."""
     if "pytorch_lightning" not in sys.modules:
         import pytorch_lightning  # noqa: F401
 
         logging.raiseExceptions = False  # as in `main`: a reader that has seen enough of our output is no news
         settings: Any = HydraConfig.get()
         configure_log(settings.job_logging, settings.verbose)
-    for handler in logging.getLogger().handlers:  # the terminal shows the sweep as a whole; files have every word
+
+
+def quieten_terminal() -> None:
+    """The terminal shows the sweep as a whole; files have every word."""
+    for handler in logging.getLogger().handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.WARNING)
 

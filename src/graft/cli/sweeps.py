@@ -9,6 +9,7 @@ from typing import Any
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from graft.cli.compose import Sweep, in_common
 from graft.cli.folders import is_interrupted_sweep, point_latest
+from graft.cli.in_turn import goes_in_turn, run_in_turn
 from graft.cli.jobs import resumable, sweep_job, untidied
 from graft.cli.launchers import jobs_at_once
 from graft.cli.loader import parsed
@@ -102,15 +104,18 @@ def launch(hydra: Hydra, overrides: list[str], folder: Path, jobs: Sequence[Job]
             if jobs is None:
                 sweeper.sweep(arguments=task_overrides)
             else:
-                launch_jobs(sweeper, config, jobs)
+                launch_jobs(sweeper, config, loader, jobs)
     finally:
         untidied()
     callbacks.on_multirun_end(config=config, config_name=PRIMARY)
 
 
-def launch_jobs(sweeper: Any, config: DictConfig, jobs: Sequence[Job]) -> None:
+def launch_jobs(sweeper: Any, config: DictConfig, loader: ConfigLoader, jobs: Sequence[Job]) -> None:
     """Do as Hydra's basic sweeper does, with jobs that are known, each in its folder."""
     OmegaConf.save(config, Path(config.hydra.sweep.dir) / "multirun.yaml")
+    if goes_in_turn(config):
+        run_in_turn(loader, config, jobs)
+        return
     lists = [[*job["overrides"], f"hydra.sweep.subdir='{job['folder']}'"] for job in jobs]
     num_launched = 0
     for batch in BasicSweeper.split_overrides_to_chunks(lists, sweeper.max_batch_size):
