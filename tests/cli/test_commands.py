@@ -8,6 +8,7 @@ from records_by_hand import done
 from graft.cli.catalogue import description
 from graft.cli.commands.plan import plan_table
 from graft.cli.main import main
+from graft.cli.sweep_file import SCHEMA, write_sweep
 from graft.records.record import write_record
 
 
@@ -209,6 +210,18 @@ def test_report_compares_with_a_named_setting_and_makes_a_page(
     assert r"linear\_probe & $3$" in (empty_folder / "table.tex").read_text()
     assert main([*words, "strategy=linear_prob"]) == 1
     assert "did you mean 'linear_probe'?" in capsys.readouterr().err
+
+
+def test_report_names_the_jobs_of_a_sweep_that_have_no_record(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = empty_folder / "runs" / "grid"
+    write_record(sweep / "0", done(0.9))
+    jobs = [{"folder": str(number), "id": str(number), "launch": 0, "overrides": []} for number in range(3)]
+    write_sweep(sweep, {"schema": SCHEMA, "name": "grid", "status": "running", "launches": [], "jobs": jobs})
+    assert main(["report", "runs"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Missing: 2 of the 3 jobs of runs/grid have no record (1, 2); graft resume runs/grid runs" in printed
 
 
 def test_report_of_nothing(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

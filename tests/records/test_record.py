@@ -113,6 +113,16 @@ def test_a_damaged_record_is_named_and_left_out(tmp_path: Path, caplog: pytest.L
         find_records([tmp_path / "b"])
 
 
+def test_many_damaged_records_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(6):
+        write_record(tmp_path / str(number), done(0.9))
+        if number:
+            (tmp_path / str(number) / "record.json").write_text("{")
+    assert len(find_records([tmp_path])) == 1
+    assert len(caplog.messages) == 4
+    assert caplog.messages[-1] == "left out: 2 more records that cannot be read"
+
+
 def test_a_number_that_json_lacks_is_null(tmp_path: Path) -> None:
     record = start_record("default", 0, CONFIG) | {"metrics": {"loss": float("nan")}, "history": [(1, float("inf"))]}
     write_record(tmp_path, record)

@@ -13,7 +13,7 @@ from graft.cli.states import DONE, state_of
 from graft.errors import UserError
 from graft.records.files import atomic_write_json, read_json
 from graft.records.hashing import content_hash
-from graft.records.record import run_identity
+from graft.records.record import RECORD, run_identity
 
 SCHEMA = 2
 NAMED = "sweeps"  # the folder of sweeps that have a name
@@ -128,6 +128,19 @@ def add_jobs(folder: Path, jobs: list[Job], sweep: Sweep, launch: int) -> None:
 def unfinished(folder: Path, jobs: Sequence[Job]) -> list[Job]:
     """The jobs of the sweep in `folder` that are not done."""
     return [job for job in jobs if state_of(folder / job["folder"]) != DONE]
+
+
+def without_record(folder: Path) -> list[tuple[Path, list[str], int]]:
+    """For each sweep at or below a folder that has jobs without a record: its folder, those jobs, and how many it has.
+
+    They have not begun, or were killed before they wrote one.
+    """
+    found = []
+    for path in sorted(folder.rglob(SWEEP)) if folder.is_dir() else ():
+        jobs = load_sweep(path.parent)["jobs"] or ()
+        if missing := [job["folder"] for job in jobs if not (path.parent / job["folder"] / RECORD).exists()]:
+            found.append((path.parent, missing, len(jobs)))
+    return found
 
 
 def own_by_folder(jobs: Sequence[Job]) -> dict[str, list[str]]:

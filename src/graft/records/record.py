@@ -42,6 +42,7 @@ REQUIRED_WHEN_DONE = (
     "environment",
     "history",
 )
+MOST_NAMED = 3  # records that cannot be read
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "timm", "peft")
 
 IMAGE_CACHES = tuple(f"{domain}.{key}" for domain in ("source", "target") for key in ("cache", "cache_limit_gib"))
@@ -135,8 +136,8 @@ def find_records(
 ) -> list[tuple[Path, dict[str, Any]]]:
     """(run folder, record) of every run at or below `folders`, sorted by folder.
 
-    A record that cannot be read is named in a warning and left out. `keep` makes of each record what is to be kept of
-    it, since thousands of whole ones fill the memory.
+    Records that cannot be read are left out, and the first of them named in warnings. `keep` makes of each record what
+    is to be kept of it, since thousands of whole ones fill the memory.
 
     Raises:
         UserError: a folder that does not exist, or in which no record can be read.
@@ -145,8 +146,10 @@ def find_records(
     for folder in folders:
         paths = list(record_files(folder))
         read, refused = read_all(paths, keep)
-        for reason in refused:
+        for reason in refused[:MOST_NAMED]:
             log.warning("left out: %s", reason)
+        if more := refused[MOST_NAMED:]:
+            log.warning("left out: %d more records that cannot be read", len(more))
         if not read:
             raise UserError(str(refused[0]) if len(refused) == 1 else f"{folder}: no {RECORD} that can be read")
         found |= read

@@ -13,7 +13,10 @@ nothing else, run by run on the same seeds and splits: a paired t test, correcte
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from graft.cli.arguments import command_parser, parse
+from graft.errors import listed
 from graft.reports.console import make_console
 
 FILES = {
@@ -46,5 +49,18 @@ def main(arguments: Sequence[str]) -> int:
     files = {kind: path for kind in FILES if (path := getattr(options, kind)) is not None}
     if options.across and "markdown" not in files:
         parser.error("--across needs --markdown FILE")
-    report(options.folders, make_console(), files, options.against, options.across)
+    console = make_console()
+    report(options.folders, console, files, options.against, options.across)
+    for folder in options.folders:
+        tell_missing(folder.expanduser(), console)
     return 0
+
+
+def tell_missing(folder: Path, console: Console) -> None:
+    """Say which sweeps have jobs that are in no table, since they have no record."""
+    from graft.cli.sweep_file import without_record
+    from graft.reports.terminal import print_note
+
+    for sweep, missing, num_jobs in without_record(folder):
+        text = f"{len(missing)} of the {num_jobs} jobs of {sweep} have no record ({listed(missing, most=8)})"
+        print_note("Missing", f"{text}; graft resume {sweep} runs what is not done", "bold red", console)
