@@ -3,12 +3,14 @@
 import os
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
+from graft.data.content_index import state_of
+from graft.data.files import Files
 from graft.data.readers.base import RawSplit
-from graft.data.versions import files_version
 from graft.errors import UserError, listed, nearest_path
 
 SPLITS = ("train", "val", "test")
@@ -56,8 +58,12 @@ class ClassFolders:
 
     def version(self) -> Hashable:
         """Changes with the files: one written, replaced, added or taken away."""
-        trees = (tree for part in self._parts() for tree in part.values())
-        return tuple((name, files_version(files)) for tree in trees for name, files in tree.files.items())
+        digest = blake2b(digest_size=20)  # a million states would take as much memory as the files' names
+        for part in self._parts():
+            for tree in part.values():
+                for name in (name for files in tree.files.values() for name in files):
+                    digest.update(repr((name, state_of(name))).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
     def list_files(self) -> tuple[dict[str, RawSplit], tuple[str, ...]]:
         """The files of each split with their labels, and the class names.
@@ -94,7 +100,7 @@ class ClassTree:
     """One folder of class folders."""
 
     folder: Path
-    files: dict[str, list[Path]]  # class name -> files
+    files: dict[str, list[str]]  # class name -> names of files
 
 
 def split_trees(folder: Path, kind: FileKind) -> dict[str, ClassTree]:
@@ -142,7 +148,7 @@ def common_splits(parts: list[dict[str, ClassTree]]) -> list[str]:
 def gather(trees: list[ClassTree], class_names: tuple[str, ...]) -> RawSplit:
     """The files of every tree, tree by tree and class by class."""
     groups = [(tree.files[name], label) for tree in trees for label, name in enumerate(class_names)]
-    paths = [path for files, _ in groups for path in files]
+    paths = Files([name for files, _ in groups for name in files])
     labels = np.repeat([label for _, label in groups], [len(files) for files, _ in groups])
     return RawSplit(paths, labels.astype(np.int64))
 
@@ -205,13 +211,13 @@ def holds_files(folder: Path, kind: FileKind) -> bool:
     return any(kind.matches(name) for name in os.listdir(folder))
 
 
-def files_below(folder: Path, kind: FileKind) -> list[Path]:
-    """Every file in `folder`, however deep, in the order of their paths."""
+def files_below(folder: Path, kind: FileKind) -> list[str]:
+    """Every file in `folder`, however deep, in the order of their paths, folder by folder."""
     found = []
     for here, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(here, name) for name in names if kind.matches(name)]
-    return sorted(found)
+        found += [(*here.split(os.sep), name) for name in names if kind.matches(name)]
+    return [os.sep.join(parts) for parts in sorted(found)]
 
 
 def quoted(names: Iterable[str]) -> str:

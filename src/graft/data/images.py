@@ -13,9 +13,10 @@ from torch.nn import functional
 from graft.data.batchwise import gather
 from graft.data.canvas_cache import CanvasCache, CanvasFile, canvas_key
 from graft.data.decoding import centre, check_all, decode, decode_all, resized_shape
+from graft.data.files import Files
 from graft.data.lazy import take
 from graft.data.preprocessing import Preprocessing
-from graft.data.readers.base import RawSplit, Unreadable
+from graft.data.readers.base import RawSplit, Unreadable, file_names
 from graft.errors import UserError
 
 CHUNK = 1024  # images resized at once
@@ -156,7 +157,7 @@ def open_images(
         if keep:
             return KeptImages(resize_all(split.samples, preprocessing)), []
         return ResizedImages(split.samples, preprocessing), []
-    paths = [path for path in split.samples if isinstance(path, Path)]
+    paths = Files(file_names(split.samples))
     cached = _open_cached(paths, preprocessing, cache, content) if cache else None
     if cached:
         images, broken = cached
@@ -164,8 +165,8 @@ def open_images(
     if keep:
         return _decode_into_memory(paths, preprocessing)
     broken = check_all(paths)
-    missing = {found.path for found in broken}
-    return ImageFiles([path for path in paths if path not in missing], preprocessing), broken
+    missing = {str(found.path) for found in broken}
+    return ImageFiles(Files([name for name in paths.names if name not in missing]), preprocessing), broken
 
 
 def _open_cached(

@@ -76,11 +76,12 @@ def split_samples(
 
 def class_orders(labels: np.ndarray, num_classes: int, seed: int) -> list[np.ndarray]:
     """The positions of each class in a random order of its own."""
-    orders = []
-    for label in range(num_classes):
-        rng = np.random.default_rng(stable_seed(seed, "split", label))
-        orders.append(rng.permutation(np.flatnonzero(labels == label)))
-    return orders
+    ends = np.cumsum(np.bincount(labels, minlength=num_classes))[:-1]
+    members = np.split(np.argsort(labels, kind="stable"), ends)
+    return [
+        np.random.default_rng(stable_seed(seed, "split", label)).permutation(positions)
+        for label, positions in enumerate(members)
+    ]
 
 
 def hold_out_counts(sizes: np.ndarray, fraction: float) -> np.ndarray:

@@ -45,9 +45,13 @@ REQUIRED_WHEN_DONE = (
 MOST_NAMED = 3  # records that cannot be read
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "timm", "peft")
 
-IMAGE_CACHES = tuple(f"{domain}.{key}" for domain in ("source", "target") for key in ("cache", "cache_limit_gib"))
+CACHES = tuple(
+    f"{domain}.{key}"
+    for domain in ("source", "target")
+    for key in ("cache", "cache_limit_gib", "index", "reader.index")
+)
 # Parts of the configuration that say where a run writes and what it shows, not what it computes.
-NOT_IDENTITY = ("paths", "logger", "hydra", "sweep", "features", "analysis", *IMAGE_CACHES)
+NOT_IDENTITY = ("paths", "logger", "hydra", "sweep", "features", "analysis", *CACHES)
 
 
 def run_identity(config: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What every reader returns: samples and labels as they are stored, and a hash of their content."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from graft.data.threaded import map_all, num_cores
+from graft.data.content_index import hash_files
+from graft.data.files import Files
 
 
 @dataclass(frozen=True)
@@ -93,21 +94,38 @@ def hash_parts(*parts: str | np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def hash_splits(splits: Iterable[RawSplit | None], class_names: tuple[str, ...]) -> str:
-    """Hash of splits in order and of the class names: of files of their bytes, not of their names."""
+def hash_splits(
+    splits: Iterable[RawSplit | None],
+    class_names: tuple[str, ...],
+    hash_all: Callable[[list[str]], np.ndarray] = hash_files,
+) -> str:
+    """Hash of splits in order and of the class names: of files of their bytes, not of their names.
+
+    Args:
+        splits: None for one that there is not.
+        class_names: by label.
+        hash_all: the hash of each of some files, uint8 [n, 20].
+    """
+    splits = list(splits)
+    names = [name for split in splits if split is not None for name in file_names(split.samples)]
+    hashes = iter(hash_all(names) if names else ())
     parts: list[str | np.ndarray] = list(class_names)
     for split in splits:
         if split is None:
             parts.append("none")
         elif isinstance(split.samples, np.ndarray):
             parts += [split.samples, split.labels]
+        elif file_names(split.samples):
+            parts += [*(next(hashes).tobytes().hex() for _ in split.labels), split.labels]
         else:
-            parts += [*_hashes(split.samples), split.labels]
+            parts += [*map(str, split.samples), split.labels]
     return hash_parts(*parts)
 
 
-def _hashes(samples: Sequence[Path] | Sequence[str]) -> list[str]:
-    """The texts themselves, or hashes of the files."""
-    texts = [sample for sample in samples if isinstance(sample, str)]
-    paths = [sample for sample in samples if isinstance(sample, Path)]
-    return texts or map_all(lambda path: blake2b(path.read_bytes(), digest_size=20).hexdigest(), paths, num_cores())
+def file_names(samples: np.ndarray | Sequence[Path] | Sequence[str]) -> list[str]:
+    """The names of the files that samples lie in, one each; none for arrays and texts."""
+    if isinstance(samples, Files):
+        return samples.names
+    if isinstance(samples, np.ndarray):
+        return []
+    return [str(sample) for sample in samples if isinstance(sample, Path)]
