@@ -4,14 +4,19 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
+from omegaconf import DictConfig, read_write
 
 from graft.cli.compose import hydra_application
+from graft.cli.loader import RememberingLoader
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("GRAFT_SHARED", CHECKOUT.parent / "shared"))
+MEMORY = ("_composed", "_options", "_plain")  # of a RememberingLoader
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,6 +43,28 @@ def loader() -> Iterator[ConfigLoader]:
     """What composes configurations, as the command line does."""
     with hydra_application() as hydra:
         yield hydra.config_loader
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    """graft's own configuration does not change meanwhile: what one test composed of it, the others find."""
+    remembered: dict[str, Any] = {}
+    make, lay_over = RememberingLoader.__init__, RememberingLoader._with_values
+
+    def make_remembering(loader: RememberingLoader, path: ConfigSearchPath) -> None:
+        make(loader, path)
+        if not any(element.provider == "command-line" for element in path.get_path()):
+            vars(loader).update({name: remembered.setdefault(name, vars(loader)[name]) for name in MEMORY})
+
+    def lay_over_here(loader: RememberingLoader, config: DictConfig, *overrides: Any) -> DictConfig:
+        with read_write(config.hydra.runtime):
+            config.hydra.runtime.cwd = os.getcwd()
+        return lay_over(loader, config, *overrides)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RememberingLoader, "__init__", make_remembering)
+        patch.setattr(RememberingLoader, "_with_values", lay_over_here)
+        yield
 
 
 @pytest.fixture
