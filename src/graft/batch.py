@@ -2,13 +2,14 @@
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Generator, Tensor
 
 
 class LabelledBatch(NamedTuple):
     """Inputs with their labels."""
 
-    x: Tensor  # [n, c, h, w] or cached features [n, d]
+    x: Tensor  # stored samples [n, ...] (canvases, token ids), their views, or cached features [n, d]
     y: Tensor  # [n] class indices, or [n, k] class probabilities after mixing
     positions: Tensor  # [n] positions in the split
     domains: Tensor | None = None  # [n] which of several data sets each is from, by number; None where there is one
@@ -17,19 +18,19 @@ class LabelledBatch(NamedTuple):
 class UnlabelledBatch(NamedTuple):
     """Inputs alone."""
 
-    x: Tensor  # [n, c, h, w] or cached features [n, d]
+    x: Tensor  # stored samples [n, ...] (canvases, token ids), their views, or cached features [n, d]
     positions: Tensor  # [n] positions in the split
 
 
 class PairedBatch(NamedTuple):
-    """Labelled images of the source beside images of the target without labels; their numbers may differ.
+    """Labelled samples of the source beside samples of the target without labels; their numbers may differ.
 
-    Where some of the target's images have labels, a batch of those is there too.
+    Where some of the target's samples have labels, a batch of those is there too.
     """
 
-    source: LabelledBatch | None  # None for methods that no longer have the source's images
+    source: LabelledBatch | None  # None for methods that no longer have the source's samples
     target: UnlabelledBatch
-    labelled: LabelledBatch | None = None  # images of the target
+    labelled: LabelledBatch | None = None  # samples of the target
 
 
 class BatchView(Protocol):
@@ -40,3 +41,8 @@ class BatchView(Protocol):
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The fixed view that evaluation uses."""
+
+
+def in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Inputs in the type of a network's weights; token ids stay whole numbers."""
+    return x.to(dtype) if x.is_floating_point() else x

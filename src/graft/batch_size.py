@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from graft.batch import in_dtype
 from graft.data.domain import Domain
 from graft.errors import UserError
 from graft.experiment import Experiment, Training
@@ -78,7 +79,9 @@ def case_key(case: Case) -> str:
     training, device = case.training, case.training.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {torch.get_num_threads()}"
     numerics = [training.precision, training.memory_format]
-    return content_hash([torch.__version__, name, numerics, case.config, view_shape(case), candidates(case)[-1]])
+    assert case.domain.preprocessing is not None
+    shape = case.domain.preprocessing.shape
+    return content_hash([torch.__version__, name, numerics, case.config, shape, candidates(case)[-1]])
 
 
 def candidates(case: Case) -> list[int]:
@@ -96,13 +99,6 @@ def power_of_two(limit: int) -> int:
     (64, 64, 1)
     """
     return 1 << max(0, limit.bit_length() - 1)
-
-
-def view_shape(case: Case) -> tuple[int, int, int]:
-    """Channels, height and width of a view."""
-    assert case.domain.preprocessing is not None
-    size = case.domain.preprocessing.size
-    return case.domain.preprocessing.channels, size, size
 
 
 def trial(case: Case) -> dict[str, Any]:
@@ -160,7 +156,8 @@ def step_seconds(case: Case, network: Network, batch_size: int) -> float:
 
     A precision or memory format that is still open is taken to be float32 and contiguous, which need most memory.
     """
-    training = case.training
+    training, preprocessing = case.training, case.domain.preprocessing
+    assert preprocessing is not None
     if training.precision == "auto":
         training = replace(training, precision="32")
     if training.lr == "auto":
@@ -169,7 +166,7 @@ def step_seconds(case: Case, network: Network, batch_size: int) -> float:
     plugin.convert_module(network)
     network.to(device).to(memory_format=MEMORY_FORMATS.get(training.memory_format, torch.contiguous_format)).train()
     optimizer = training.decaying_optimizer([p for p in network.parameters() if p.requires_grad])
-    x = torch.randn((batch_size, *view_shape(case)), device=device, dtype=network.dtype)
+    x = in_dtype(preprocessing.noise(batch_size).to(device), network.dtype)
     y = torch.zeros(batch_size, dtype=torch.long, device=device)
 
     def loss_of_step() -> Tensor:

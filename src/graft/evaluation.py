@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graft.batch import BatchView, LabelledBatch
+from graft.batch import BatchView, LabelledBatch, in_dtype
 from graft.data.domain import Domain
-from graft.data.preprocessing import Preprocessing
+from graft.data.preprocessing import Inputs
 from graft.data.threaded import in_order
 from graft.features import FeatureCache, FeatureView, Inference, Prefix, batches_at_once, feature_loader
 from graft.models.network import Network
@@ -46,7 +47,7 @@ def predict_logits(network: Network, view: BatchView, device: torch.device, x: T
 
     Instead of canvases, `x` may be what the backbone's first `cut` layer groups made of them.
     """
-    logits: Tensor = network(view.evaluate(x.to(device)).to(network.dtype), cut)
+    logits: Tensor = network(in_dtype(view.evaluate(x.to(device)), network.dtype), cut)
     return logits.float().cpu()
 
 
@@ -165,11 +166,11 @@ def evaluation_loader(domain: Domain, split: str) -> Iterable[LabelledBatch]:
 
 
 def evaluation_batch_size(domain: Domain) -> int:
-    """The domain's own, or more where images are small."""
+    """The domain's own, or more where samples are small."""
     assert domain.preprocessing is not None
     return paying_batch_size(domain.preprocessing, domain.batch_size)
 
 
-def paying_batch_size(preprocessing: Preprocessing, least: int) -> int:
-    """`least`, or more where images are small."""
-    return max(least, BATCH_VALUES // (preprocessing.channels * preprocessing.size**2))
+def paying_batch_size(preprocessing: Inputs, least: int) -> int:
+    """`least`, or more where samples are small."""
+    return max(least, BATCH_VALUES // prod(preprocessing.shape))

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from graft import __version__
-from graft.batch import LabelledBatch, UnlabelledBatch
+from graft.batch import LabelledBatch, UnlabelledBatch, in_dtype
 from graft.data.augment import Augmentation
 from graft.data.datasets import BatchLoader, EpochSampler
 from graft.data.domain import Domain
+from graft.data.modalities import make_view
 from graft.data.threaded import in_order, num_cores
-from graft.data.view import View
 from graft.models.adapters.base import adapter_settings
 from graft.models.backbones.base import Backbone
 from graft.models.weights import state_sha256
@@ -121,11 +121,11 @@ def view_of(
     """The evaluation view [n, c, h, w] of a batch, or the augmented one of that number, as the backbone is given it."""
     batch = batch._replace(x=batch.x.to(how.device, non_blocking=True))
     if view is None:
-        return domain.view.evaluate(batch.x).to(how.dtype)
+        return in_dtype(domain.view.evaluate(batch.x), how.dtype)
     assert domain.preprocessing is not None
     seed = stable_seed(domain.rules.seed, "augmented view", view, batch_index)
-    random = View(domain.preprocessing, domain.augmentation, domain.num_classes)
-    return random.train(batch, torch.Generator(how.device).manual_seed(seed)).x.to(how.dtype)
+    random = make_view(domain.preprocessing, domain.augmentation, domain.num_classes)
+    return in_dtype(random.train(batch, torch.Generator(how.device).manual_seed(seed)).x, how.dtype)
 
 
 def extract(prefix: Prefix, domain: Domain, split: str, how: Inference) -> Tensor:

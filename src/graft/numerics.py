@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from graft.batch import in_dtype
 from graft.experiment import Experiment, Training
 from graft.models.network import Network
 from graft.records.files import atomic_write_json
@@ -79,12 +80,9 @@ def step_seconds(experiment: Experiment, training: Training, network: Network) -
     device, plugin = training.device, trainer.precision_plugin
     plugin.convert_module(network)
     network.to(device).to(memory_format=MEMORY_FORMATS[training.memory_format]).train()
-    preprocessing = network.backbone.preprocessing
-    shape = (min(experiment.target.batch_size, MAX_BATCH), preprocessing.channels, *[preprocessing.size] * 2)
-    x, y = (
-        torch.randn(shape, device=device, dtype=network.dtype),
-        torch.zeros(shape[0], dtype=torch.long, device=device),
-    )
+    num = min(experiment.target.batch_size, MAX_BATCH)
+    x = in_dtype(network.backbone.preprocessing.noise(num).to(device), network.dtype)
+    y = torch.zeros(num, dtype=torch.long, device=device)
 
     def step() -> float:
         started = time.perf_counter()

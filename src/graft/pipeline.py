@@ -31,7 +31,7 @@ from graft.callbacks.reporting import EpochReports, Report
 from graft.data.aligned import UNKNOWN, align
 from graft.data.domain import Domain
 from graft.data.label_space import RELATION, compare
-from graft.data.preprocessing import Preprocessing
+from graft.data.preprocessing import Inputs
 from graft.errors import UserError
 from graft.evaluation import evaluate, evaluation_loader, predict
 from graft.experiment import Experiment, Training
@@ -259,7 +259,7 @@ def describe_label_space(experiment: Experiment, start: Start, network: Network)
     return described | {"unknown": unknown, "open_set": scores}
 
 
-def load_weights_file(experiment: Experiment) -> tuple[WeightsFile | None, Preprocessing]:
+def load_weights_file(experiment: Experiment) -> tuple[WeightsFile | None, Inputs]:
     """The weights where they come from a file, tried on the backbone, and what inputs go through before it."""
     backbone = experiment.backbone()
     if experiment.weights == "source":
@@ -679,7 +679,13 @@ def feature_cache(experiment: Experiment) -> FeatureCache | None:
 
 
 def save_mistaken(folder: Path, target: Domain, scores: dict[str, Any]) -> None:
-    """A picture of test images of the commonest errors, as they lie on the canvas; none where there are no errors."""
+    """A picture of test images of the commonest errors, as they lie on the canvas; none where there are no errors.
+
+    Nor for samples of another kind.
+    """
+    assert target.preprocessing is not None
+    if target.preprocessing.modality != "image":
+        return
     names, confusion = target.class_names, scores["confusion"]
     rows = []
     for error in scores["mistaken"]:

@@ -36,13 +36,13 @@ def use_paying_threads(experiment: Experiment) -> None:
 
 
 def threads_for(batch_size: int, forward_flop: int) -> int:
-    """How many of the threads there are pay, where features of one image take so many floating-point operations."""
+    """How many of the threads there are pay, where features of one sample take so many floating-point operations."""
     flop = 3 * batch_size * forward_flop  # backward costs twice what forward does
     return max(1, min(torch.get_num_threads(), round(flop / FLOP_PER_THREAD)))
 
 
 def forward_flop(experiment: Experiment) -> int:
-    """Floating-point operations for the features of one image."""
+    """Floating-point operations for the features of one sample."""
     description = json.dumps(experiment.config["backbone"], sort_keys=True)
     if description not in _counted:
         _counted[description] = _count(experiment)
@@ -55,8 +55,7 @@ _counted: dict[str, int] = {}  # by what decides the network, for the runs of a 
 def _count(experiment: Experiment) -> int:
     with torch.random.fork_rng():
         backbone = experiment.backbone().eval()
-    channels, size = backbone.preprocessing.channels, backbone.preprocessing.size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        backbone(torch.zeros(1, channels, size, size))
+        backbone(backbone.preprocessing.blank(1))
     total: int = counter.get_total_flops()
     return total

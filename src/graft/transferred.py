@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graft.batch import in_dtype
 from graft.data.domain import Domain
 from graft.features import in_eval_mode
 from graft.models.backbones.base import Backbone
@@ -114,7 +115,7 @@ def compare_outputs(
     num_batches = -(-len(images) // BATCH_SIZE)
     with in_eval_mode(before, device), in_eval_mode(after, device):
         for first in range(num_batches):
-            x = domain.view.evaluate(images[first::num_batches].to(device)).to(dtype)
+            x = in_dtype(domain.view.evaluate(images[first::num_batches].to(device)), dtype)
             x = after.forward_to(cut, x)
             for side, backbone in enumerate((before, after)):
                 for name, gram in group_grams(backbone, names, cut, x).items():

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from graft.batch import in_dtype
 from graft.data.datasets import LabelledImages
 from graft.data.domain import Domain
 from graft.models.network import Network
@@ -128,7 +129,7 @@ def seconds_per_image(network: Network, domain: Domain, device: torch.device) ->
     took = []
     for batch in [*domain.loader("train")] * 2:
         started = time.monotonic()
-        network.backbone(domain.view.evaluate(batch.x.to(device)).to(network.dtype)).float().cpu()
+        network.backbone(in_dtype(domain.view.evaluate(batch.x.to(device)), network.dtype)).float().cpu()
         took.append((time.monotonic() - started) / len(batch.x))
     return median(took[1:])
 

@@ -120,14 +120,14 @@ def test_a_reader_returns_what_a_domain_needs(name: str, tmp_path: Path) -> None
     raw = build(values["reader"]).read()
     assert isinstance(raw, RawDataset)
     for split in raw.splits.values():
-        assert len(split.images) == len(split.labels) > 0
+        assert len(split.samples) == len(split.labels) > 0
         assert split.labels.dtype == np.int64
         assert 0 <= split.labels.min() <= split.labels.max() < len(raw.class_names)
-        if isinstance(split.images, np.ndarray):
-            assert split.images.dtype == np.uint8
-            assert split.images.ndim == 3 or split.images.shape[3] in (1, 3)
+        if isinstance(split.samples, np.ndarray):
+            assert split.samples.dtype == np.uint8
+            assert split.samples.ndim == 3 or split.samples.shape[3] in (1, 3)
         else:
-            assert all(isinstance(path, Path) and path.is_file() for path in split.images)
+            assert all(isinstance(path, Path) and path.is_file() for path in split.samples)
     assert set(raw.train.labels) == set(range(len(raw.class_names)))
     assert all(isinstance(class_name, str) for class_name in raw.class_names)
     again = build(read(name, tmp_path / "two")["reader"]).read()

@@ -95,7 +95,7 @@ def test_test_labels_have_no_influence_on_training() -> None:
         def read(self) -> RawDataset:
             raw = super().read()
             assert raw.test is not None
-            test = RawSplit(raw.test.images, raw.test.labels[::-1].copy())
+            test = RawSplit(raw.test.samples, raw.test.labels[::-1].copy())
             return RawDataset(raw.train, test, None, raw.class_names, raw.fingerprint)
 
     one, other = loaded(), loaded(Permuted())
@@ -224,7 +224,7 @@ class Files:
         self.root = root
         self.paths = [root / f"{i}.png" for i in range(num_images)]
         for i, path in enumerate(self.paths):
-            Image.fromarray(numbered(np.zeros(1, int), i).images[0]).save(path)
+            Image.fromarray(numbered(np.zeros(1, int), i).samples[0]).save(path)
             if i in broken:
                 path.write_bytes(path.read_bytes()[:40])
 
@@ -260,7 +260,7 @@ def test_broken_images_are_left_out_on_demand_and_still_named(
 
 
 def test_a_class_whose_images_are_all_broken_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no training images of class 'bee'"):
+    with pytest.raises(UserError, match="no training samples of class 'bee'"):
         loaded(Files(tmp_path, num_images=6, broken=(1, 4)), skip_broken=True)
 
 
@@ -272,7 +272,7 @@ def reader_of(train: np.ndarray, test: np.ndarray | None = None, names: tuple[st
 @pytest.mark.parametrize(
     ("reader", "said"),
     [
-        (reader_of(np.array([0, 0, 2, 2])), "insects: no training images of class 'bee'"),
+        (reader_of(np.array([0, 0, 2, 2])), "insects: no training samples of class 'bee'"),
         (reader_of(np.array([0, 0]), names=("ant",)), "expected two classes or more, found 1"),
         (reader_of(np.arange(6) % 3, np.array([3])), "test holds the label 3, but there are 3 classes"),
         (reader_of(np.zeros(0, int), names=()), "expected two classes or more, found 0"),

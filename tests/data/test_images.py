@@ -8,10 +8,10 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from graft.data import batchwise
-from graft.data.decoding import Unreadable, decode
+from graft.data.decoding import decode
 from graft.data.images import ImageFiles, KeptImages, ResizedImages, open_images, resize, resize_all
 from graft.data.preprocessing import Preprocessing
-from graft.data.readers.base import RawSplit
+from graft.data.readers.base import RawSplit, Unreadable
 from graft.errors import UserError
 
 

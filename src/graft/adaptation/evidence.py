@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from graft.adaptation.selection import Evidence, label_free_scores
+from graft.batch import BatchView, in_dtype
 from graft.data.datasets import UnlabelledImages
 from graft.data.domain import Domain
-from graft.data.view import View
 from graft.models.network import Network
 from graft.regularisers.base import frozen_copy
 from graft.seeds import stable_seed
@@ -52,12 +52,12 @@ class Judge:
         return label_free_scores(Evidence(*target, *source, self.source_y))
 
     @torch.no_grad()
-    def _outputs(self, images: UnlabelledImages, view: View) -> tuple[Tensor, Tensor]:
+    def _outputs(self, images: UnlabelledImages, view: BatchView) -> tuple[Tensor, Tensor]:
         """Logits [n, k] and features [n, d] of the evaluation view, on the CPU."""
         features = [torch.zeros(0, self.network.mapping.num_outputs)]
         for positions in np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_ONCE) or 1):
             if len(positions):
-                x = view.evaluate(images[positions].x.to(self.device)).float()
+                x = in_dtype(view.evaluate(images[positions].x.to(self.device)), torch.float32)
                 features.append(self.network.features(x, 0).cpu())
         together = torch.cat(features)
         return self.network.head(together.to(self.device)).cpu(), together

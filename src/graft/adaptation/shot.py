@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, normalize, one_hot, softmax
 
 from graft.adaptation.base import SPREADS, Adaptation
 from graft.adaptation.shot_im import information_maximisation
+from graft.batch import in_dtype
 from graft.data.domain import Domain
 from graft.features import Inference, in_eval_mode
 from graft.models.network import Network
@@ -94,7 +95,7 @@ class _SHOTTerm(Term):
         positions, features, p = [], [], []
         with in_eval_mode(network, self.how.device):
             for batch in self.target.unlabelled_loader("train", shuffle=False, shared=False):
-                x = self.target.view.evaluate(batch.x.to(self.how.device)).to(network.dtype)
+                x = in_dtype(self.target.view.evaluate(batch.x.to(self.how.device)), network.dtype)
                 with self.how.context():
                     found = network.features(x)
                     logits = network.head(found)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from graft.after.base import After, Finished
+from graft.batch import in_dtype
 from graft.data.augment import Augmentation
 from graft.data.datasets import BatchLoader, EpochSampler, UnlabelledImages
 from graft.data.domain import Domain
-from graft.data.view import View
+from graft.data.modalities import make_view
 from graft.errors import UserError
 from graft.evaluation import scores
 from graft.models.network import Network
@@ -36,13 +37,13 @@ class Deployed:
 
     def view(self, x: Tensor) -> Tensor:
         """The evaluation view [n, c, size, size] of canvases uint8 [n, c, h, w], as the network is given it."""
-        return self.target.view.evaluate(x).to(self.network.dtype)
+        return in_dtype(self.target.view.evaluate(x), self.network.dtype)
 
     def random_view(self, x: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
         """A random view of canvases, otherwise as `view`; every draw is from `generator`."""
         assert self.target.preprocessing is not None
-        view = View(self.target.preprocessing, augmentation, self.target.num_classes)
-        return view.unmixed(x, generator).to(self.network.dtype)
+        view = make_view(self.target.preprocessing, augmentation, self.target.num_classes)
+        return in_dtype(view.unmixed(x, generator), self.network.dtype)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from graft.after.base import After, Finished
 from graft.batch import LabelledBatch
 from graft.data.augment import Augmentation
 from graft.data.domain import Domain
-from graft.data.view import View
+from graft.data.modalities import make_view
 from graft.errors import UserError
 from graft.evaluation import evaluation_loader, predict, scores
 from graft.features import FeatureView
@@ -86,7 +86,7 @@ class AveragedViews(After):
     ) -> Iterator[LabelledBatch]:
         """The batches of a split with view 0, the evaluation view, or a random one [n, c, h, w] for each image."""
         assert domain.preprocessing is not None
-        view = View(domain.preprocessing, self.augmentation if number else None, domain.num_classes)
+        view = make_view(domain.preprocessing, self.augmentation if number else None, domain.num_classes)
         for index, batch in enumerate(evaluation_loader(domain, split)):
             seed = stable_seed(self.seed, split, number, index)
             batch = batch._replace(x=batch.x.to(device))

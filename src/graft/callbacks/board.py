@@ -63,10 +63,13 @@ class StageLogger(Callback):
 
 
 def log_views(logger: Logger, domain: Domain, seed: int) -> None:
-    """Show what the network sees of a few training images, each stretched to its own brightest and darkest value."""
-    if not isinstance(logger, TensorBoardLogger):
-        return
+    """Show what the network sees of a few training samples, each stretched to its own brightest and darkest value.
+
+    Nothing where that are no images.
+    """
     assert domain.preprocessing is not None
+    if not isinstance(logger, TensorBoardLogger) or len(domain.preprocessing.shape) != 3:
+        return
     num_samples = min(MOST_SAMPLES, max(2, MOST_SAMPLE_PIXELS // domain.preprocessing.size**2))
     batch = next(iter(domain.loader("train")))
     few = LabelledBatch(batch.x[:num_samples], batch.y[:num_samples], batch.positions[:num_samples])

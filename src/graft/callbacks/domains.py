@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graft.adaptation.distance import a_distance
 from graft.adaptation.evidence import some_of
+from graft.batch import in_dtype
 from graft.callbacks.loggers import show_picture
 from graft.callbacks.projector import Row, write_projector
 from graft.callbacks.scatter import PLANES, Samples, domains_picture
@@ -240,7 +241,7 @@ def outputs_of(network: Network, domain: Domain, images: Tensor, device: torch.d
     """Logits and features, float32 on the CPU, of canvases [n, c, side, side] under the domain's evaluation view."""
     parts = []
     for piece in images.split(BATCH_SIZE):
-        x = domain.view.evaluate(piece.to(device)).to(network.dtype)
+        x = in_dtype(domain.view.evaluate(piece.to(device)), network.dtype)
         parts.append(network_outputs(network, x, cut=0))
     logits, features = (torch.cat(tensors).float().cpu() for tensors in zip(*parts, strict=True))
     return Outputs(logits, features)

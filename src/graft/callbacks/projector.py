@@ -20,20 +20,22 @@ Row = tuple[str, str, str]  # what the header says of a sample
 
 
 def write_projector(
-    folder: Path, header: Row, embeddings: Mapping[str, tuple[Tensor, Sequence[Row]]], images: Sequence[Tensor]
+    folder: Path, header: Row, embeddings: Mapping[str, tuple[Tensor, Sequence[Row]]], samples: Sequence[Tensor]
 ) -> None:
-    """Write features [n, d] with a row for each sample, by name, and a thumbnail of each.
+    """Write features [n, d] with a row for each sample, by name, and a thumbnail of each image.
 
     Args:
         folder: that of the event files.
         header: of the rows' columns.
         embeddings: of the same samples each; left out where features are not finite.
-        images: of the samples, uint8 [c, h, w], of any size.
+        samples: as they are stored; images, uint8 [c, h, w], of any size.
     """
     from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
 
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    sprite(images).save(folder / FOLDER / "thumbnails.png", compress_level=1)
+    are_images = samples[0].ndim == 3
+    if are_images:
+        sprite(samples).save(folder / FOLDER / "thumbnails.png", compress_level=1)
     config = ProjectorConfig()
     for name, (features, rows) in embeddings.items():
         if not features.isfinite().all():
@@ -41,8 +43,9 @@ def write_projector(
         entry = config.embeddings.add()
         entry.tensor_name = f"features, {name}"
         entry.tensor_path, entry.metadata_path = (f"{FOLDER}/{name}.{kind}.tsv" for kind in ("features", "samples"))
-        entry.sprite.image_path = f"{FOLDER}/thumbnails.png"
-        entry.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
+        if are_images:
+            entry.sprite.image_path = f"{FOLDER}/thumbnails.png"
+            entry.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
         (folder / entry.tensor_path).write_text(table(features))
         (folder / entry.metadata_path).write_text("".join("\t".join(row) + "\n" for row in (header, *rows)))
     visualize_embeddings(str(folder), config)

@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from graft.batch import LabelledBatch
+from graft.batch import LabelledBatch, in_dtype
 from graft.errors import UserError
 from graft.module import GraftModule
 from graft.recalibration import averaging_statistics
@@ -70,7 +70,7 @@ class StochasticWeightAveraging(WeightAveraging):
         batches: Any = trainer.train_dataloader
         with averaging_statistics(layers):
             for batch in batches:
-                x = module.view.evaluate(batch.x.to(module.device)).to(average.network.dtype)
+                x = in_dtype(module.view.evaluate(batch.x.to(module.device)), average.network.dtype)
                 with trainer.precision_plugin.forward_context():
                     average.network.head(average.network.features(x, module.cut))
         for layer in layers:

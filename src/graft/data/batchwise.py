@@ -52,8 +52,8 @@ def assemble(cut: Cut, shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def gather(x: Tensor, positions: Tensor) -> Tensor:
-    """The images [m, ...] at `positions` [m] of images [n, ...], whose order in memory they keep."""
-    if x.stride(1) == 0 and x.shape[1] > 1:  # grey images that stand for colour
+    """The images [m, ...] at `positions` [m] of images [n, ...], whose order in memory they keep; or other samples."""
+    if x.ndim == 4 and x.stride(1) == 0 and x.shape[1] > 1:  # grey images that stand for colour
         return gather(x[:, :1], positions).expand(-1, x.shape[1], -1, -1)
     order, back = memory_order(x)
     images, chosen = x.permute(order).numpy(), positions.numpy()
@@ -75,9 +75,10 @@ def is_small(shape: tuple[int, ...]) -> bool:
 
 def memory_order(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Dimensions of images [n, c, h, w] from the outermost in memory to the innermost, and where they come from."""
-    if x.is_contiguous(memory_format=torch.channels_last):
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
         return (0, 2, 3, 1), (0, 3, 1, 2)
-    return (0, 1, 2, 3), (0, 1, 2, 3)
+    as_they_are = tuple(range(x.ndim))
+    return as_they_are, as_they_are
 
 
 def scale_and_shift(cut: Cut, shape: tuple[int, ...], scale: Tensor, shift: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import struct
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.io import decode_jpeg
 
 from graft.data.preprocessing import Preprocessing
+from graft.data.readers.base import Unreadable
 from graft.data.threaded import map_all, num_cores
 
 # What Pillow raises on files that are not images, are damaged, are cut off, or would fill the memory.
@@ -21,17 +21,6 @@ warnings.filterwarnings("ignore", "The image decoding and encoding capabilities 
 # What Pillow thinks odd in a file and can read all the same.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """An image file that cannot be decoded."""
-
-    path: Path
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path} ({self.reason})"
 
 
 def decode_all(

@@ -4,31 +4,41 @@ import logging
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from graft.data.augment import Augmentation
 from graft.data.canvas_cache import CanvasCache
 from graft.data.datasets import BatchLoader, EpochSampler, LabelledImages, UnlabelledImages
-from graft.data.decoding import Unreadable
-from graft.data.images import ImageFiles, Images, ResizedImages, num_bytes, open_images
+from graft.data.images import Images
 from graft.data.label_space import LabelSpace
-from graft.data.preprocessing import Preprocessing
-from graft.data.readers.base import RawSplit, Reader
+from graft.data.modalities import Randomness, check_modality, make_view, modality_of
+from graft.data.preprocessing import Inputs
+from graft.data.readers.base import RawDataset, RawSplit, Reader, Unreadable
 from graft.data.shared import Decoded, shared
 from graft.data.splits import SplitRules, split_samples
 from graft.data.threaded import num_cores
-from graft.data.view import View
-from graft.errors import UserError
+from graft.errors import UserError, listed
 from graft.records.hashing import content_hash
 
 log = logging.getLogger(__name__)
 
 MAX_WORKERS = 8  # more decode faster than one device trains
+MOST_BROKEN = 100  # names of what cannot be read, in a message
+
+
+class Rendering(Protocol):
+    """How a domain's samples become what a backbone for samples of another kind takes, as sound becomes an image."""
+
+    def for_backbone(self, wanted: Inputs) -> Inputs:
+        """What samples of this domain go through for a backbone that wants these inputs; itself where it is that.
+
+        Raises:
+            UserError: the backbone takes nothing that they can be turned into.
+        """
 
 
 class Domain(LightningDataModule):
@@ -49,12 +59,14 @@ class Domain(LightningDataModule):
         num_workers: processes that load; None uses one a core where images are decoded or resized in every epoch anew,
             and none for images in memory or in the cache.
         augmentation: what is random in training; None, or with all parts off, trains on fixed views.
-        balanced: whether every batch of training holds equally many images of each class.
-        skip_broken: leave out images that cannot be decoded, and name them, instead of refusing.
-        memory_limit_gib: images that would take more on their canvas are not kept in memory.
+        balanced: whether every batch of training holds equally many samples of each class.
+        skip_broken: leave out samples that cannot be read, and name them, instead of refusing.
+        memory_limit_gib: samples that would take more as they are stored (images on their canvas, texts as token ids)
+            are not kept in memory.
         cache: folder for the canvases of image files, which later epochs and runs read instead of decoding; None uses
             none, and decodes images that are not kept in memory in every epoch anew.
         cache_limit_gib: the most that this folder may hold; what was used least recently is removed. 0 uses no cache.
+        rendering: what turns the samples into what a backbone for others takes; None gives them as they are.
     """
 
     def __init__(
@@ -68,12 +80,13 @@ class Domain(LightningDataModule):
         split_seed: int = 0,
         batch_size: int | Literal["auto"] = 64,
         num_workers: int | None = None,
-        augmentation: Augmentation | None = None,
+        augmentation: Randomness | None = None,
         balanced: bool = False,
         skip_broken: bool = False,
         memory_limit_gib: float = 2.0,
         cache: str | Path | None = None,
         cache_limit_gib: float = 20.0,
+        rendering: Rendering | None = None,
     ) -> None:
         super().__init__()
         if batch_size != "auto" and batch_size < 1:
@@ -90,7 +103,8 @@ class Domain(LightningDataModule):
         self.cache = (
             CanvasCache(Path(cache).expanduser(), cache_limit_gib * 2**30) if cache and cache_limit_gib else None
         )
-        self.preprocessing: Preprocessing | None = None
+        self.rendering = rendering
+        self.preprocessing: Inputs | None = None
         self.label_space: LabelSpace | None = None  # beside that of the source it is adapted from (`aligned.align`)
 
     def with_batch_size(self, batch_size: int) -> "Domain":
@@ -101,7 +115,7 @@ class Domain(LightningDataModule):
 
     @property
     def partly_labelled(self) -> bool:
-        """Whether a label budget leaves training images without labels."""
+        """Whether a label budget leaves training samples without labels."""
         return self.rules.labels_per_class is not None or self.rules.fraction is not None
 
     @property
@@ -114,20 +128,22 @@ class Domain(LightningDataModule):
         """What takes turns in batches of a dataset of this domain's (`in_turns`): its classes, or nothing."""
         return (dataset.labels.numpy(),) if self.balanced else ()
 
-    def load(self, preprocessing: Preprocessing) -> None:
-        """Read, split and bring the images to the canvas; nothing is read again for the same preprocessing.
+    def load(self, preprocessing: Inputs) -> None:
+        """Read, split and store the samples as the backbone wants them; nothing is read again for the same wish.
 
         Sets `class_names`, `num_classes`, `sizes` (samples in `train`, `val`, `test`), `pool` (the training samples
         that the label budget leaves out; all of them where there is none) and `fingerprint`, a hash of data, splits,
         budget and preprocessing that neither augmentation nor batches change.
 
         Raises:
-            UserError: what the user pointed at cannot be used; all broken images are named at once.
+            UserError: what the user pointed at cannot be used, or is nothing that the backbone takes; all broken
+                samples are named at once.
         """
+        preprocessing = self.rendered(preprocessing)
         if self.preprocessing == preprocessing:
             return
         data = shared(self.reader, (preprocessing, self.memory_limit, self.cache), lambda: self._decode(preprocessing))
-        skipped = self._refuse_or_skip(data)
+        skipped = self._refuse_or_skip(data, modality_of(preprocessing).noun)
         self._check_classes(data.splits, data.class_names)
         self.datasets, self.pool = self._split(data.splits, data.class_names)
         self.class_names = data.class_names
@@ -144,6 +160,10 @@ class Domain(LightningDataModule):
         self.preprocessing = preprocessing
         self.begin(seed=0, first_epoch=0)
 
+    def rendered(self, wanted: Inputs) -> Inputs:
+        """What this domain's samples go through for a backbone that wants these inputs."""
+        return wanted if self.rendering is None else self.rendering.for_backbone(wanted)
+
     def begin(self, seed: int, first_epoch: int, augment: bool = True) -> None:
         """Set the batch order of the fits that follow, and whether their views are random.
 
@@ -154,7 +174,7 @@ class Domain(LightningDataModule):
         """
         assert self.preprocessing is not None, "load first"
         self.seed, self.first_epoch = seed, first_epoch
-        self.view = View(self.preprocessing, self.augmentation if augment else None, self.num_classes)
+        self.view = make_view(self.preprocessing, self.augmentation if augment else None, self.num_classes)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The shuffled training samples, of which each rank has its share."""
@@ -173,7 +193,7 @@ class Domain(LightningDataModule):
         return self._loader(self.datasets[split], shuffle, shared=False, batch_size=batch_size)
 
     def unlabelled_loader(self, split: str, shuffle: bool = True, shared: bool = True) -> DataLoader[Any]:
-        """Images without labels; those of `train` are the ones outside the label budget.
+        """Samples without labels; those of `train` are the ones outside the label budget.
 
         Each rank has its share, or all of them where they are not `shared`.
         """
@@ -181,7 +201,7 @@ class Domain(LightningDataModule):
         return self._loader(UnlabelledImages(dataset.images, dataset.positions), shuffle, shared)
 
     def with_all_images(self) -> "Domain":
-        """The same domain with all of its training images in `train`, whether in the label budget or not."""
+        """The same domain with all of its training samples in `train`, whether in the label budget or not."""
         if not self.partly_labelled:
             return self
         other, few = copy(self), self.datasets["train"]
@@ -208,33 +228,41 @@ class Domain(LightningDataModule):
     def _num_workers(self, images: Images) -> int:
         if self.num_workers is not None:
             return self.num_workers
-        return min(num_cores(), MAX_WORKERS) if isinstance(images, ImageFiles | ResizedImages) else 0
+        return min(num_cores(), MAX_WORKERS) if images.made_anew else 0
 
-    def _decode(self, preprocessing: Preprocessing) -> Decoded:
+    def _read(self, preprocessing: Inputs) -> RawDataset:
         raw = self.reader.read()
-        num_images = sum(len(split) for split in raw.splits.values())
-        keep = num_bytes(num_images, preprocessing) <= self.memory_limit
+        check_modality(self.name, raw, preprocessing)
+        return raw
+
+    def _decode(self, preprocessing: Inputs) -> Decoded:
+        raw, open_split = self._read(preprocessing), modality_of(preprocessing).open
+        num_samples = sum(len(split) for split in raw.splits.values())
+        keep = num_samples * preprocessing.num_bytes <= self.memory_limit
         splits: dict[str, tuple[Images, np.ndarray]] = {}
-        broken: list[Unreadable] = []
+        broken = list(raw.broken)
         for name, split in raw.splits.items():
-            images, unreadable = open_images(split, preprocessing, keep, self.cache, f"{raw.fingerprint} {name}")
+            images, unreadable = open_split(split, preprocessing, keep, self.cache, f"{raw.fingerprint} {name}")
             splits[name] = (images, labels_of_readable(split, unreadable))
             broken += unreadable
         return Decoded(raw.class_names, raw.fingerprint, raw.root, splits, broken)
 
-    def _refuse_or_skip(self, data: Decoded) -> list[str]:
-        """The names of the images that are left out."""
+    def _refuse_or_skip(self, data: Decoded, noun: str) -> list[str]:
+        """The names of the samples that are left out; `noun` is what one is called."""
         broken, root = data.broken, data.root
         if not broken:
             return []
-        names = [(found.path.relative_to(root) if root else found.path).as_posix() for found in broken]
-        noun = "image" if len(broken) == 1 else "images"
-        listed = ", ".join(f"{name} ({found.reason})" for name, found in zip(names, broken, strict=True))
+        names = [found.place(found.path.relative_to(root) if root else found.path) for found in broken]
+        nouns = noun if len(broken) == 1 else f"{noun}s"
+        each = [f"{name} ({found.reason})" for name, found in zip(names, broken, strict=True)]
         if not self.skip_broken:
             raise UserError(
-                f"{self.name}: {len(broken)} {noun} cannot be read; skip_broken=true leaves out such images: {listed}"
+                f"{self.name}: {len(broken)} {nouns} cannot be read; skip_broken=true leaves out such {noun}s: "
+                f"{listed(each, MOST_BROKEN)}"
             )
-        log.warning("%s: left out %d %s that cannot be read: %s", self.name, len(broken), noun, listed)
+        log.warning(
+            *("%s: left out %d %s that cannot be read: %s", self.name, len(broken), nouns, listed(each, MOST_BROKEN))
+        )
         return names
 
     def _check_classes(self, splits: dict[str, tuple[Images, np.ndarray]], class_names: tuple[str, ...]) -> None:
@@ -244,7 +272,7 @@ class Domain(LightningDataModule):
         counts = np.bincount(splits["train"][1], minlength=len(class_names))
         empty = [repr(name) for name, count in zip(class_names, counts, strict=True) if count == 0]
         if empty:
-            raise UserError(f"{self.name}: no training images of class {', '.join(empty)}")
+            raise UserError(f"{self.name}: no training samples of class {', '.join(empty)}")
         for split, (_, labels) in splits.items():
             if len(labels) and labels.max() >= len(class_names):
                 raise UserError(
@@ -277,8 +305,8 @@ def select(images: Images, labels: np.ndarray, positions: np.ndarray | None = No
 
 
 def labels_of_readable(split: RawSplit, unreadable: list[Unreadable]) -> np.ndarray:
-    """The labels [n] of the images that are left."""
+    """The labels [n] of the samples that are left."""
     if not unreadable:
         return split.labels
     left_out = {found.path for found in unreadable}
-    return split.labels[[path not in left_out for path in split.images]]
+    return split.labels[[path not in left_out for path in split.samples]]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -12,27 +12,33 @@ from torch.nn import functional
 
 from graft.data.batchwise import gather
 from graft.data.canvas_cache import CanvasCache, CanvasFile, canvas_key
-from graft.data.decoding import Unreadable, centre, check_all, decode, decode_all, resized_shape
+from graft.data.decoding import centre, check_all, decode, decode_all, resized_shape
 from graft.data.lazy import take
 from graft.data.preprocessing import Preprocessing
-from graft.data.readers.base import RawSplit
+from graft.data.readers.base import RawSplit, Unreadable
 from graft.errors import UserError
 
 CHUNK = 1024  # images resized at once
 
 
 class Images(Protocol):
-    """Canvases by position."""
+    """Samples of one size by position: canvases, or what other kinds of sample are stored as."""
+
+    @property
+    def made_anew(self) -> bool:
+        """Whether each is decoded or computed whenever it is asked for, which is work for processes that load."""
 
     def __len__(self) -> int: ...
 
     def canvases(self, positions: Tensor) -> Tensor:
-        """uint8 [n, c, canvas, canvas] of positions [n]."""
+        """The samples [n, ...] at positions [n]: of images uint8 [n, c, canvas, canvas]."""
 
 
 @dataclass(frozen=True)
 class KeptImages:
-    """Canvases in memory."""
+    """Canvases in memory, or samples [n, ...] of another kind."""
+
+    made_anew: ClassVar[bool] = False
 
     tensor: Tensor  # uint8 [n, c, canvas, canvas]
 
@@ -48,6 +54,8 @@ class KeptImages:
 class MappedImages:
     """Canvases in the cache, of which the system keeps in memory what it has room for."""
 
+    made_anew: ClassVar[bool] = False
+
     file: CanvasFile
     rows: Tensor  # int64 [n], those of the file's canvases that could be decoded
 
@@ -62,6 +70,8 @@ class MappedImages:
 @dataclass(frozen=True)
 class ResizedImages:
     """Arrays in memory that are too large to keep on their canvas."""
+
+    made_anew: ClassVar[bool] = True
 
     images: np.ndarray  # uint8 [n, h, w] or [n, h, w, c]
     preprocessing: Preprocessing
@@ -79,6 +89,8 @@ class ResizedImages:
 @dataclass(frozen=True)
 class ImageFiles:
     """Image files too many to keep, where there is no cache."""
+
+    made_anew: ClassVar[bool] = True
 
     paths: Sequence[Path]
     preprocessing: Preprocessing
@@ -105,6 +117,11 @@ class JoinedImages:
 
     parts: tuple[Images, ...]
 
+    @property
+    def made_anew(self) -> bool:
+        """Whether those of any part are."""
+        return any(part.made_anew for part in self.parts)
+
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
@@ -123,11 +140,6 @@ class JoinedImages:
         return gather(torch.cat(pieces), domains.argsort(stable=True).argsort())
 
 
-def num_bytes(num_images: int, preprocessing: Preprocessing) -> int:
-    """Memory that so many canvases take."""
-    return num_images * preprocessing.channels * preprocessing.canvas**2
-
-
 def open_images(
     split: RawSplit, preprocessing: Preprocessing, keep: bool, cache: CanvasCache | None = None, content: str = ""
 ) -> tuple[Images, list[Unreadable]]:
@@ -140,19 +152,20 @@ def open_images(
         cache: where the canvases of files are looked for, and left for later; None decodes them for this run alone.
         content: hash of the files' content.
     """
-    if isinstance(split.images, np.ndarray):
+    if isinstance(split.samples, np.ndarray):
         if keep:
-            return KeptImages(resize_all(split.images, preprocessing)), []
-        return ResizedImages(split.images, preprocessing), []
-    cached = _open_cached(split.images, preprocessing, cache, content) if cache else None
+            return KeptImages(resize_all(split.samples, preprocessing)), []
+        return ResizedImages(split.samples, preprocessing), []
+    paths = [path for path in split.samples if isinstance(path, Path)]
+    cached = _open_cached(paths, preprocessing, cache, content) if cache else None
     if cached:
         images, broken = cached
         return (KeptImages(gather(images.file.canvases, images.rows)) if keep else images), broken
     if keep:
-        return _decode_into_memory(split.images, preprocessing)
-    broken = check_all(split.images)
+        return _decode_into_memory(paths, preprocessing)
+    broken = check_all(paths)
     missing = {found.path for found in broken}
-    return ImageFiles([path for path in split.images if path not in missing], preprocessing), broken
+    return ImageFiles([path for path in paths if path not in missing], preprocessing), broken
 
 
 def _open_cached(

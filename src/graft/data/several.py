@@ -8,11 +8,11 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import torch
 
-from graft.data.augment import Augmentation
 from graft.data.datasets import LabelledImages
 from graft.data.domain import Domain
 from graft.data.images import Images, JoinedImages
-from graft.data.preprocessing import Preprocessing
+from graft.data.modalities import Randomness
+from graft.data.preprocessing import Inputs
 from graft.errors import UserError
 from graft.records.hashing import content_hash
 
@@ -43,7 +43,7 @@ class SeveralDomains(Domain):
         shares: Literal["equal", "proportional"] = "equal",
         batch_size: int | Literal["auto"] = 64,
         num_workers: int | None = None,
-        augmentation: Augmentation | None = None,
+        augmentation: Randomness | None = None,
         balanced: bool = False,
     ) -> None:
         super().__init__(
@@ -67,7 +67,7 @@ class SeveralDomains(Domain):
         """What decides training batches beside the data, in plain types."""
         return super().batch_settings | {"shares": self.shares}
 
-    def load(self, preprocessing: Preprocessing) -> None:
+    def load(self, preprocessing: Inputs) -> None:
         """Load every part and join them; the fingerprint covers all of them in their order.
 
         Raises:

@@ -7,27 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-from graft.data.decoding import Unreadable
 from graft.data.images import Images
-from graft.data.readers.base import Reader
+from graft.data.readers.base import Reader, Unreadable
 
-MAX_BYTES = 2**31  # decoded images that stay in memory when nobody uses them
+MAX_BYTES = 2**31  # opened samples that stay in memory when nobody uses them
 MAX_DATASETS = 16
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A data set on its canvas, before it is split; nobody changes it."""
+    """A data set opened, before it is split; nobody changes it."""
 
     class_names: tuple[str, ...]
     fingerprint: str  # of the data
-    root: Path | None  # folder that image files are named relative to
-    splits: dict[str, tuple[Images, np.ndarray]]  # images and labels [n] of each split that the data come with
-    broken: list[Unreadable]  # what could not be decoded and is in no split
+    root: Path | None  # folder that files are named relative to
+    splits: dict[str, tuple[Images, np.ndarray]]  # samples and labels [n] of each split that the data come with
+    broken: list[Unreadable]  # what could not be read and is in no split
 
     @property
     def num_bytes(self) -> int:
-        """At most so much memory do the images take."""
+        """At most so much memory do the samples take."""
         held = (value for images, _ in self.splits.values() for value in vars(images).values())
         return sum(value.nbytes for value in held if hasattr(value, "nbytes"))
 

@@ -15,54 +15,45 @@ from torch import Generator, Tensor, nn
 
 from graft.errors import UserError
 from graft.inference.choices import SUFFIXES
+from graft.inference.kinds import kind_of
 from graft.inference.trained import Trained
 from graft.models.weights import save_weights
 from graft.records.files import temporary_beside
 
 TOLERANCE = 1e-4  # of probabilities, and of logits as a share of the largest
-BATCHES = (1, 2, 5)  # images in the batches that a file is checked with
+BATCHES = (1, 2, 5)  # samples in the batches that a file is checked with
 
 Outputs = tuple[Tensor, Tensor]
 
 
 class Deployable(nn.Module):
-    """Pixels uint8 [n, c, size, size] to `logits` [n, k] and `probabilities` [n, k].
+    """Stored samples, such as pixels uint8 [n, c, size, size], to `logits` [n, k] and `probabilities` [n, k].
 
-    It scales and normalises the pixels itself, and divides the logits by the run's temperature for the probabilities.
-    All is computed in float32.
+    It scales and normalises pixels itself, and divides the logits by the run's temperature for the probabilities. All
+    is computed in float32.
     """
-
-    scale: Tensor
-    shift: Tensor
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
-        preprocessing = trained.preprocessing
+        self.preprocessing, self.kind = trained.preprocessing, kind_of(trained.preprocessing)
+        self.inside = self.kind.inside(trained.preprocessing)
         self.network = deepcopy(trained.network).cpu().float().to(memory_format=torch.contiguous_format)
-        self.shape = (preprocessing.channels, preprocessing.size, preprocessing.size)
         self.temperature = trained.temperature or 1.0
         self.metadata = {
-            "preprocessing": json.dumps(preprocessing.as_dict()),
+            "preprocessing": json.dumps(trained.preprocessing.as_dict()),
             "classes": json.dumps(trained.class_names),
             "temperature": json.dumps(trained.temperature),
         }
-        mean, std = (
-            torch.tensor(values, dtype=torch.float64)[:, None, None]
-            for values in (preprocessing.mean, preprocessing.std)
-        )
-        self.register_buffer("scale", (1 / (255 * std)).float())
-        self.register_buffer("shift", (-mean / std).float())
         self.eval()
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, samples: Tensor) -> Outputs:
         """Logits and probabilities [n, k]."""
-        logits = self.network(images.to(torch.float32) * self.scale + self.shift)
+        logits = self.network(self.inside(samples))
         return logits, (logits / self.temperature).softmax(dim=1)
 
-    def noise(self, num_images: int) -> Tensor:
-        """Random pixels uint8 [n, c, size, size], the same in every call."""
-        generator = Generator().manual_seed(num_images)
-        return torch.randint(0, 256, (num_images, *self.shape), dtype=torch.uint8, generator=generator)
+    def noise(self, num_samples: int) -> Tensor:
+        """Random samples [n, ...], such as pixels uint8 [n, c, size, size], the same in every call."""
+        return self.kind.example(self.preprocessing, num_samples, Generator().manual_seed(num_samples))
 
 
 @dataclass(frozen=True)
@@ -123,11 +114,11 @@ def export(trained: Trained, name: str, path: Path) -> Difference:
 
 
 def compare(deployable: Deployable, exported: Callable[[Tensor], Sequence[Any]]) -> Difference:
-    """The largest differences over batches of random pixels; a file that refuses a size of batch raises."""
+    """The largest differences over batches of random samples; a file that refuses a size of batch raises."""
     logits, probabilities = [], []
-    for num_images in BATCHES:
-        images = deployable.noise(num_images)
-        expected, found = deployable(images), [torch.as_tensor(output) for output in exported(images)]
+    for num_samples in BATCHES:
+        samples = deployable.noise(num_samples)
+        expected, found = deployable(samples), [torch.as_tensor(output) for output in exported(samples)]
         gaps = [(ours - theirs).abs().max() for ours, theirs in zip(expected, found, strict=True)]
         logits.append(gaps[0] / expected[0].abs().max().clamp(min=1))
         probabilities.append(gaps[1])
@@ -149,7 +140,7 @@ def _write_onnx(deployable: Deployable, path: Path) -> None:
         path,
         dynamo=True,
         dynamic_shapes=_dynamic_batch(),
-        input_names=["images"],
+        input_names=[deployable.kind.inputs],
         output_names=["logits", "probabilities"],
         external_data=False,
         verbose=False,
@@ -160,7 +151,7 @@ def _read_onnx(deployable: Deployable, path: Path) -> Callable[[Tensor], Sequenc
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["logits", "probabilities"], {"images": images.numpy()})
+    return lambda samples: session.run(["logits", "probabilities"], {deployable.kind.inputs: samples.numpy()})
 
 
 def _write_torchscript(deployable: Deployable, path: Path) -> None:
@@ -183,7 +174,7 @@ def _read_safetensors(deployable: Deployable, path: Path) -> Callable[[Tensor], 
 
 
 def _dynamic_batch() -> dict[str, Any]:
-    return {"images": {0: torch.export.Dim("n")}}
+    return {"samples": {0: torch.export.Dim("n")}}
 
 
 FORMATS = {

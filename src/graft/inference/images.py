@@ -1,43 +1,30 @@
 """Images to be predicted, one after the other: files, folders, arrays."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
-from graft.data.decoding import Unreadable, decode
+from graft.data.decoding import decode
 from graft.data.images import resize
 from graft.data.preprocessing import Preprocessing
+from graft.data.readers.base import Unreadable
 from graft.data.readers.image_folder import is_image
 
 ARRAY = "x"
 ARRAY_LAYOUT = "uint8 [n, h, w] or [n, h, w, c] with c of 1 or 3"
 
 
-@dataclass(frozen=True)
-class Item:
-    """One image, not decoded yet."""
-
-    name: str
-    source: Path | np.ndarray  # uint8 [h, w] or [h, w, c]
+Source = Path | np.ndarray  # of an image that is not decoded yet; an array is uint8 [h, w] or [h, w, c]
 
 
-@dataclass(frozen=True)
-class Canvases:
-    """Some images on their canvas, and those that could not be brought there."""
-
-    names: list[str]
-    images: Tensor  # uint8 [n, c, canvas, canvas]
-    broken: list[Unreadable]
-
-
-def items_in(path: Path, refuse: Callable[[Unreadable], None], pass_over: Callable[[Path], None]) -> Iterator[Item]:
+def images_at(
+    path: Path, refuse: Callable[[Unreadable], None], pass_over: Callable[[Path], None]
+) -> Iterator[tuple[str, Source]]:
     """The images at a path: the file, those of a `.npz` file, or all in a folder, in the order of their paths.
 
     Args:
@@ -48,13 +35,13 @@ def items_in(path: Path, refuse: Callable[[Unreadable], None], pass_over: Callab
     if path.is_dir():
         for file in files_in(path):
             if is_image(file.name):
-                yield Item(printable(file), file)
+                yield printable(file), file
             else:
                 pass_over(file)
     elif path.suffix == ".npz":
-        yield from _items_in_arrays(path, refuse)
+        yield from _images_in_arrays(path, refuse)
     else:
-        yield Item(printable(path), path)
+        yield printable(path), path
 
 
 def files_in(folder: Path) -> Iterator[Path]:
@@ -73,14 +60,14 @@ def printable(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _items_in_arrays(path: Path, refuse: Callable[[Unreadable], None]) -> Iterator[Item]:
+def _images_in_arrays(path: Path, refuse: Callable[[Unreadable], None]) -> Iterator[tuple[str, Source]]:
     try:
         images = _read_array(path)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         refuse(Unreadable(path, getattr(error, "strerror", None) or str(error)))
         return
     for index, image in enumerate(images):
-        yield Item(f"{printable(path)}[{index}]", image)
+        yield f"{printable(path)}[{index}]", image
 
 
 def _read_array(path: Path) -> np.ndarray:
@@ -102,33 +89,34 @@ def _read_array(path: Path) -> np.ndarray:
     return images
 
 
-def in_batches(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:
-    """The items in lists of so many, the last of as many as are left."""
-    remaining = iter(items)
-    while batch := list(islice(remaining, batch_size)):
-        yield batch
-
-
-def read_batch(preprocessing: Preprocessing, items: list[Item]) -> Canvases:
-    """Decode some images."""
-    names: list[str] = []
-    images: list[np.ndarray] = []
-    broken: list[Unreadable] = []
-    for item in items:
-        found = _canvas(item.source, preprocessing)
-        if isinstance(found, Unreadable):
-            broken.append(found)
-        else:
-            names.append(item.name)
-            images.append(found)
-    side = preprocessing.canvas
-    stacked = np.stack(images) if images else np.empty((0, preprocessing.channels, side, side), np.uint8)
-    return Canvases(names, torch.from_numpy(stacked), broken)
-
-
-def _canvas(source: Path | np.ndarray, preprocessing: Preprocessing) -> np.ndarray | Unreadable:
+def image_canvas(source: Source, preprocessing: Preprocessing) -> np.ndarray | Unreadable:
     """uint8 [c, canvas, canvas], as a domain brings the same file or array there."""
     if isinstance(source, Path):
         return decode(source, preprocessing)
     [canvas] = resize(source[None], preprocessing).expand(-1, preprocessing.channels, -1, -1).numpy()
     return np.asarray(canvas)
+
+
+class Normalised(nn.Module):
+    """Pixels uint8 [n, c, size, size] as the network is given them: scaled and normalised in float32."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64)[:, None, None]
+            for values in (preprocessing.mean, preprocessing.std)
+        )
+        self.register_buffer("scale", (1 / (255 * std)).float())
+        self.register_buffer("shift", (-mean / std).float())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """float32 [n, c, size, size]."""
+        return images.to(torch.float32) * self.scale + self.shift
+
+
+def pixels(preprocessing: Preprocessing, num: int, generator: Generator) -> Tensor:
+    """Random pixels uint8 [n, c, size, size]."""
+    return torch.randint(0, 256, (num, *preprocessing.shape), dtype=torch.uint8, generator=generator)

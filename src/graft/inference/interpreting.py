@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graft.batch import in_dtype
 from graft.callbacks.examples import captioned, enlarged, overlaid, sheet
 from graft.data.crops import centre_crop
 from graft.data.domain import Domain
@@ -48,6 +49,8 @@ def judge_each(trained: Trained, domain: Domain, split: str, device: torch.devic
     Raises:
         UserError: the domain's classes are not the network's, or the split is empty.
     """
+    if (kind := trained.preprocessing.modality) != "image":
+        raise UserError(f"{domain.name}: it draws images, and the run's inputs are {kind}")
     domain.load(trained.preprocessing)
     check_same_classes(trained.class_names, domain)
     if not domain.sizes[split]:
@@ -78,7 +81,7 @@ def names_of_images(domain: Domain, split: str) -> list[str]:
     if isinstance(images, ImageFiles):
         return [str(images.paths[position]) for position in positions]
     raw = domain.reader.read()
-    files = raw.splits[split if split in raw.splits else "train"].images
+    files = raw.splits[split if split in raw.splits else "train"].samples
     if isinstance(files, np.ndarray) or len(files) != len(images):  # some were broken, and left out
         return [str(index) for index in range(len(positions))]
     return [str(files[position]) for position in positions]
@@ -121,7 +124,7 @@ class Viewer:
     def maps(self, canvases: Tensor, classes: Tensor) -> Tensor:
         """Grad-CAM [n, size, size] on the CPU of canvases for a class each."""
         assert self.layer is not None
-        x = self.domain.view.evaluate(canvases.to(self.device)).to(self.trained.network.dtype)
+        x = in_dtype(self.domain.view.evaluate(canvases.to(self.device)), self.trained.network.dtype)
         return grad_cam(self.trained.network, self.layer, x, classes.to(self.device)).cpu()
 
     def caption(self, position: int) -> list[str]:
@@ -146,7 +149,7 @@ def map_layer_of(trained: Trained, domain: Domain, split: str, device: torch.dev
         UserError: the network has none.
     """
     canvases = domain.datasets[split][np.arange(1)].x
-    x = domain.view.evaluate(canvases.to(device)).to(trained.network.dtype)
+    x = in_dtype(domain.view.evaluate(canvases.to(device)), trained.network.dtype)
     return find_map_layer(trained.network, x)
 
 

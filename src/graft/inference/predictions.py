@@ -1,4 +1,4 @@
-"""What a trained network says of images, as a stream of rows."""
+"""What a trained network says of samples, as a stream of rows."""
 
 import csv
 import json
@@ -9,17 +9,17 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from graft.data.decoding import Unreadable
+from graft.data.readers.base import Unreadable
 from graft.data.threaded import in_order, num_cores
-from graft.inference.images import Item, in_batches, read_batch
+from graft.inference.kinds import Item, in_batches, read_batch
 from graft.inference.trained import Trained
 
-MIN_BATCH = 32  # images that are predicted at once; more of small ones
+MIN_BATCH = 32  # samples that are predicted at once; more of small ones
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one image."""
+    """What the network says of one sample."""
 
     name: str
     probabilities: np.ndarray  # float64 [k], calibrated where the run found a temperature
@@ -33,16 +33,16 @@ class Prediction:
 def predictions(
     trained: Trained, items: Iterable[Item], batch_size: int, refuse: Callable[[Unreadable], None]
 ) -> Iterator[list[Prediction]]:
-    """Predictions in the order of the items, a batch at a time; a few batches are decoded ahead, and no more are held.
+    """Predictions in the order of the items, a batch at a time; a few batches are read ahead, and no more are held.
 
-    `refuse` is told of images that cannot be decoded; the others are predicted all the same.
+    `refuse` is told of samples that cannot be read; the others are predicted all the same.
     """
     read = partial(read_batch, trained.preprocessing)
     for batch in in_order(read, in_batches(items, batch_size), num_cores()):
         for broken in batch.broken:
             refuse(broken)
         if batch.names:
-            probabilities = trained.calibrated(trained.logits(batch.images)).softmax(dim=1).numpy()
+            probabilities = trained.calibrated(trained.logits(batch.samples)).softmax(dim=1).numpy()
             yield [Prediction(name, row) for name, row in zip(batch.names, probabilities, strict=True)]
 
 

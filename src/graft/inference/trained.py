@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from graft.after.temperature import LIMIT
-from graft.data.preprocessing import Preprocessing
-from graft.data.view import View
+from graft.data.modalities import AnyView, make_view
+from graft.data.preprocessing import Inputs
 from graft.errors import UserError
 from graft.evaluation import predict_logits
 from graft.models.adapters.base import Adapter
@@ -33,7 +33,7 @@ class Blueprint:
     def build(self, num_classes: int, size: int) -> Network:
         """The network as a run writes it, with weights that are of no meaning: an adapter is in it unless merged.
 
-        `size` is the height and width of its inputs.
+        `size` is that of its inputs.
         """
         with initial_weights(0, "blueprint"):
             backbone = self.backbone()
@@ -48,14 +48,15 @@ class Trained:
     """A trained network with all that its use needs."""
 
     network: Network  # in eval mode
-    view: View
+    view: AnyView
     class_names: tuple[str, ...]
     temperature: float | None  # that logits are divided by; None where the run found none
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """What images go through."""
-        return self.view.preprocessing
+    def preprocessing(self) -> Inputs:
+        """What inputs go through."""
+        preprocessing: Inputs = self.view.preprocessing
+        return preprocessing
 
     def to(self, device: torch.device) -> "Trained":
         """The same, its network moved to the device."""
@@ -63,7 +64,7 @@ class Trained:
         return self
 
     def logits(self, canvases: Tensor) -> Tensor:
-        """float32 [n, k] on the CPU of canvases uint8 [n, c, canvas, canvas]: the network's own, uncalibrated."""
+        """float32 [n, k] on the CPU of stored samples [n, ...], such as canvases: the network's own, uncalibrated."""
         device = next(self.network.parameters()).device
         return predict_logits(self.network, self.view, device, canvases)
 
@@ -91,7 +92,9 @@ def open_trained(blueprint: Blueprint, folder: Path, record: dict[str, Any]) -> 
         raise UserError(f"{folder / NETWORK_FILE}: does not fit the network of the record: {reason} ...") from error
     if record.get("numerics", {}).get("memory_format") == "channels_last":
         network.to(memory_format=torch.channels_last)
-    return Trained(network.eval(), View(preprocessing, None, len(class_names)), class_names, temperature_of(record))
+    return Trained(
+        network.eval(), make_view(preprocessing, None, len(class_names)), class_names, temperature_of(record)
+    )
 
 
 def temperature_of(record: dict[str, Any]) -> float | None:

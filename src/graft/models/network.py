@@ -41,12 +41,12 @@ class Network(nn.Module):
         self.head = head
 
     def features(self, x: Tensor, cut: int = 0) -> Tensor:
-        """Mapped features [n, d'] of images [n, c, h, w], or of what the backbone's first `cut` groups made of them."""
+        """Mapped features [n, d'] of inputs [n, ...], or of what the backbone's first `cut` groups made of them."""
         mapped: Tensor = self.mapping(self.backbone.forward_from(cut, x))
         return mapped
 
     def forward(self, x: Tensor, cut: int = 0) -> Tensor:
-        """Logits [n, k] of images [n, c, h, w], or of what the backbone's first `cut` groups made of them."""
+        """Logits [n, k] of inputs [n, ...], or of what the backbone's first `cut` groups made of them."""
         logits: Tensor = self.head(self.features(x, cut))
         return logits
 

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from graft.data.preprocessing import Preprocessing
+from graft.data.modalities import read_preprocessing
+from graft.data.preprocessing import Inputs, Preprocessing
 from graft.data.threaded import map_all
 from graft.errors import UserError, did_you_mean, listed, nearest_path
-from graft.models.backbones.base import Backbone
+from graft.models.backbones.base import Backbone, Overrides
 from graft.records.files import atomic_write_bytes
 from graft.records.hashing import content_hash
 from graft.torch_files import load_plain
@@ -35,7 +35,7 @@ class WeightsFile:
     """Weights as they were found."""
 
     state: dict[str, Tensor]  # names as in the file, usually the backbone's native ones
-    preprocessing: Preprocessing | None  # what they were trained with, the user's overrides applied; None if unknown
+    preprocessing: Inputs | None  # what they were trained with, the user's overrides applied; None if unknown
     origin: str  # where they came from, for people
     sha256: str  # of names, types, shapes and values: the same weights in another container have the same
 
@@ -73,7 +73,7 @@ def read_weights(spec: str, backbone: Backbone) -> WeightsFile:
     )
 
 
-def read_network(folder: Path) -> tuple[dict[str, Tensor], Preprocessing]:
+def read_network(folder: Path) -> tuple[dict[str, Tensor], Inputs]:
     """The state of a finished run's whole network, adapters merged, and what its inputs go through.
 
     Raises:
@@ -84,7 +84,7 @@ def read_network(folder: Path) -> tuple[dict[str, Tensor], Preprocessing]:
         raise UserError(f"{folder}: holds no {NETWORK_FILE}, so no network to be used")
     try:
         state, metadata = _read_safetensors(path)
-        return state, _from_plain(json.loads(metadata["preprocessing"]))
+        return state, read_preprocessing(metadata["preprocessing"])
     except READ_ERRORS as error:
         raise UserError(f"{path}: is damaged, or not the network of a run") from error
 
@@ -237,20 +237,23 @@ READ_ERRORS = (
 )
 
 
-def _stated_preprocessing(metadata: Mapping[str, str], backbone: Backbone) -> Preprocessing | None:
+def _stated_preprocessing(metadata: Mapping[str, str], backbone: Backbone) -> Inputs | None:
     """What the metadata says, with the user's overrides; None unless it is understood for certain."""
     if "preprocessing" in metadata:
-        return backbone.overrides.apply(_from_plain(json.loads(metadata["preprocessing"])))
+        return backbone.overrides.apply(read_preprocessing(metadata["preprocessing"]))
+    overrides = backbone.overrides
+    if not isinstance(backbone.preprocessing, Preprocessing) or not isinstance(overrides, Overrides):
+        return None
     stated = metadata.get("input", "")
     default = _usual_canvas(backbone.preprocessing)
     if stated == "x in [0,1] -> 2x-1":
         half = (0.5,) * default.channels
-        return backbone.overrides.apply(replace(default, mean=half, std=half))
+        return overrides.apply(replace(default, mean=half, std=half))
     if match := re.fullmatch(r"ImageNet mean/std(?: at (\d+)x\1)?", stated):
         found = replace(default, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        if match[1] and backbone.overrides.size is None:
+        if match[1] and overrides.size is None:
             found = replace(found, size=int(match[1]), resize=None)
-        return backbone.overrides.apply(found)
+        return overrides.apply(found)
     return None
 
 
@@ -261,10 +264,6 @@ def _usual_canvas(preprocessing: Preprocessing) -> Preprocessing:
     """
     canvas = preprocessing.resize and round(preprocessing.size / 0.875)
     return replace(preprocessing, resize=canvas)
-
-
-def _from_plain(values: dict[str, Any]) -> Preprocessing:
-    return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 def _matching(backbone: Backbone, patterns: Sequence[str]) -> set[str]:

@@ -28,7 +28,7 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
     raw = Arrays(write(tmp_path / "a.npz", class_names=np.array(["ant", "bee", "wasp"]))).read()
     assert raw.test is not None
     assert raw.val is None
-    assert np.array_equal(raw.train.images, arrays()["x_train"])
+    assert np.array_equal(raw.train.samples, arrays()["x_train"])
     assert raw.test.labels.tolist() == [0, 1, 2]
     assert raw.test.labels.dtype == np.int64
     assert raw.class_names == ("ant", "bee", "wasp")

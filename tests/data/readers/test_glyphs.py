@@ -40,13 +40,13 @@ def test_ink_is_whole_and_centred(stencils: torch.Tensor) -> None:
 def test_images_are_spread_over_classes_and_reproducible() -> None:
     raw, again = Glyphs(**SMALL).read(), Glyphs(**SMALL).read()
     assert raw.test is not None
-    assert isinstance(raw.train.images, np.ndarray)
-    assert raw.train.images.shape == (200, 32, 32)
-    assert raw.train.images.dtype == np.uint8
+    assert isinstance(raw.train.samples, np.ndarray)
+    assert raw.train.samples.shape == (200, 32, 32)
+    assert raw.train.samples.dtype == np.uint8
     counts = np.bincount(raw.train.labels, minlength=47)
     assert counts.max() - counts.min() <= 1
     assert raw.fingerprint == again.fingerprint
-    assert len({image.tobytes() for image in raw.train.images} & {image.tobytes() for image in raw.test.images}) == 0
+    assert len({image.tobytes() for image in raw.train.samples} & {image.tobytes() for image in raw.test.samples}) == 0
 
 
 def test_the_global_generator_is_neither_used_nor_moved() -> None:
@@ -64,11 +64,11 @@ def test_every_argument_matters(changes: dict[str, object]) -> None:
 
 def test_more_test_images_leave_the_training_images_alone() -> None:
     one, other = Glyphs(**SMALL).read(), Glyphs(**SMALL | {"num_test_samples": 90}).read()
-    assert np.array_equal(one.train.images, other.train.images)
+    assert np.array_equal(one.train.samples, other.train.samples)
 
 
 def test_every_image_can_be_seen() -> None:
-    images = Glyphs(**SMALL).read().train.images
+    images = Glyphs(**SMALL).read().train.samples
     assert isinstance(images, np.ndarray)
     assert np.all(images.reshape(len(images), -1).max(axis=1) > 90)
     assert np.median(images) < 40

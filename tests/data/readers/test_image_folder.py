@@ -37,7 +37,7 @@ def test_classes_are_numbered_in_the_order_of_their_names(tmp_path: Path) -> Non
     root = write_tree(tmp_path, {"wasp": 1, "ant": 2})
     raw = ImageFolder(root).read()
     assert raw.class_names == ("ant", "wasp")
-    assert names(raw.train.images, root) == ["ant/0.png", "ant/1.png", "wasp/0.png"]
+    assert names(raw.train.samples, root) == ["ant/0.png", "ant/1.png", "wasp/0.png"]
     assert raw.train.labels.dtype == np.int64
     assert raw.train.labels.tolist() == [0, 0, 1]
     assert raw.test is None
@@ -72,14 +72,14 @@ def test_domains_one_or_several(tmp_path: Path) -> None:
     both = ImageFolder(root, ["amazon", "dslr", "amazon"]).read()
     assert both.class_names == ("bike", "mug")
     assert np.bincount(both.train.labels).tolist() == [6, 4]
-    parents = [image.parent.name for image in both.train.images]
+    parents = [image.parent.name for image in both.train.samples]
     assert parents == [both.class_names[label] for label in both.train.labels]
 
 
 def test_domains_with_splits(tmp_path: Path) -> None:
     root = write_tree(tmp_path, {f"{d}/{s}/{c}": 1 for d in ("x", "y") for s in ("train", "test") for c in "ab"})
     raw = ImageFolder(root, ["x", "y"]).read()
-    assert names(raw.train.images, root) == [f"{d}/train/{c}/0.png" for d in "xy" for c in "ab"]
+    assert names(raw.train.samples, root) == [f"{d}/train/{c}/0.png" for d in "xy" for c in "ab"]
     assert len(raw.test or ()) == 4
 
 
@@ -90,7 +90,7 @@ def test_images_lie_deep_and_hidden_names_are_passed_over(tmp_path: Path) -> Non
     Image.new("RGB", (2, 2)).save(root / "b" / "LOUD.JPG")
     raw = ImageFolder(root).read()
     assert raw.class_names == ("a", "b")
-    assert names(raw.train.images, root) == ["a/0.png", "a/more/still/0.png", "b/0.png", "b/LOUD.JPG"]
+    assert names(raw.train.samples, root) == ["a/0.png", "a/more/still/0.png", "b/0.png", "b/LOUD.JPG"]
 
 
 def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:

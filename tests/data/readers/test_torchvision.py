@@ -129,7 +129,7 @@ def test_arrays(tmp_path: Path, name: str) -> None:
     }
     assert len(raw.class_names) == num_classes
     assert {label: raw.class_names[label] for label in class_names} == class_names
-    images = raw.train.images
+    images = raw.train.samples
     assert isinstance(images, np.ndarray)
     assert images.flags.c_contiguous
     expected = marked(len(labels), images.shape[1], 3 if images.ndim == 4 else 1)
@@ -143,11 +143,11 @@ def test_image_files(tmp_path: Path, name: str) -> None:
     raw = TorchvisionSet(name, tmp_path).read()
     assert raw.train.labels.dtype == np.int64
     found = {
-        split: [f"{label} {image.name}" for label, image in zip(read.labels, read.images, strict=True)]
+        split: [f"{label} {image.name}" for label, image in zip(read.labels, read.samples, strict=True)]
         for split, read in raw.splits.items()
     }
     assert found == splits
-    assert all(isinstance(image, Path) and image.is_file() for read in raw.splits.values() for image in read.images)
+    assert all(isinstance(image, Path) and image.is_file() for read in raw.splits.values() for image in read.samples)
     assert len(raw.class_names) == num_classes
     assert {label: raw.class_names[label] for label in class_names} == class_names
 

@@ -27,8 +27,8 @@ from graft.inference.choices import DEVICES, ROW_FORMATS
 from graft.records.files import atomic_file
 
 if TYPE_CHECKING:
-    from graft.data.decoding import Unreadable
-    from graft.inference.images import Item
+    from graft.data.readers.base import Unreadable
+    from graft.inference.kinds import Item, Kind
 
 STANDARD_INPUT = "-"
 NAMES_SHOWN = 5
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.top_k > num_classes:
         raise UserError(f"--top-k {options.top_k}: the run has {num_classes} classes")
     from graft.evaluation import paying_batch_size
+    from graft.inference.kinds import kind_of
     from graft.inference.predictions import MIN_BATCH, ROWS, predictions
     from graft.inference.trained import choose_device
 
@@ -54,19 +55,20 @@ def main(arguments: Sequence[str]) -> int:
         say(f"probabilities are calibrated by the run's temperature, {trained.temperature:.4g}")
     elif "temperature" in record.get("after", {}):
         say("probabilities are not calibrated: the run's val images leave the temperature open")
+    kind = kind_of(trained.preprocessing)
     batch_size = options.batch_size or paying_batch_size(trained.preprocessing, MIN_BATCH)
-    trouble, count = Trouble(), 0
+    trouble, count = Trouble(kind.nouns), 0
     with output(options.output) as file:
         rows = ROWS[options.format](file, trained.class_names, options.top_k, options.probabilities)
-        for batch in predictions(trained, items(options.inputs, trouble), batch_size, trouble.refuse):
+        for batch in predictions(trained, items(kind, options.inputs, trouble), batch_size, trouble.refuse):
             for prediction in batch:
                 rows.write(prediction)
             count += len(batch)
             file.flush()
         if not count and not trouble.num_broken:
-            raise UserError(f"no images in {', '.join(options.inputs)}{trouble.in_words()}")
+            raise UserError(f"no {kind.nouns} in {', '.join(options.inputs)}{trouble.in_words()}")
     if trouble.passed_over:
-        say(f"predicted {count} images{trouble.in_words()}")
+        say(f"predicted {count} {kind.nouns}{trouble.in_words()}")
     if trouble.num_broken:
         say(f"{trouble.num_broken} of {count + trouble.num_broken} could not be predicted")
     return 1 if trouble.num_broken else 0
@@ -91,17 +93,18 @@ def parser() -> Parser:
 class Trouble:
     """What cannot be predicted, named as it is met; only counts are kept, and the first names of the passed over."""
 
+    nouns: str  # what samples are called
     num_broken: int = 0
     passed_over: int = 0
     first: list[str] = field(default_factory=list)
 
     def refuse(self, broken: "Unreadable") -> None:
-        """Name an image that cannot be read."""
+        """Name a sample that cannot be read."""
         self.num_broken += 1
         say(f"cannot be read: {broken}")
 
     def pass_over(self, path: Path) -> None:
-        """Count a file that is no image by its name."""
+        """Count a file that is no sample by its name."""
         self.passed_over += 1
         if len(self.first) < NAMES_SHOWN:
             self.first.append(path.name)
@@ -111,7 +114,8 @@ class Trouble:
         if not self.passed_over:
             return ""
         rest = " ..." if self.passed_over > len(self.first) else ""
-        return f"; passed over {self.passed_over} whose names are not those of images: {', '.join(self.first)}{rest}"
+        first = ", ".join(self.first)
+        return f"; passed over {self.passed_over} whose names are not those of {self.nouns}: {first}{rest}"
 
 
 def missing(words: Sequence[str]) -> list[str]:
@@ -119,15 +123,13 @@ def missing(words: Sequence[str]) -> list[str]:
     return [word for word in words if word != STANDARD_INPUT and not Path(word).expanduser().exists()]
 
 
-def items(words: Sequence[str], trouble: Trouble) -> "Iterator[Item]":
-    """The images that the words name, one after the other."""
-    from graft.inference.images import items_in
+def items(kind: "Kind", words: Sequence[str], trouble: Trouble) -> "Iterator[Item]":
+    """The samples that the words name, one after the other."""
+    from graft.inference.kinds import items_from
 
     for word in words:
-        lines = sys.stdin if word == STANDARD_INPUT else [word]
-        for line in lines:
-            if path := line.rstrip("\r\n"):
-                yield from items_in(Path(path).expanduser(), trouble.refuse, trouble.pass_over)
+        lines, are_samples = ([word], False) if word != STANDARD_INPUT else (sys.stdin, kind.lines_are_samples)
+        yield from items_from(kind, lines, are_samples, trouble.refuse, trouble.pass_over)
 
 
 @contextmanager

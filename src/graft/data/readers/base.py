@@ -1,4 +1,4 @@
-"""What every reader returns: images and labels as they are stored, and a hash of their content."""
+"""What every reader returns: samples and labels as they are stored, and a hash of their content."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,34 @@ from graft.data.threaded import map_all, num_cores
 
 
 @dataclass(frozen=True)
-class RawSplit:
-    """Images with their labels, before anything is resized."""
+class Unreadable:
+    """A file that cannot be read, or a line of it."""
 
-    images: np.ndarray | Sequence[Path]  # uint8 [n, h, w] or [n, h, w, c] with c of 1 or 3, or image files
+    path: Path
+    reason: str
+    line: int | None = None  # counted from 1; None: the whole file
+
+    def __str__(self) -> str:
+        return f"{self.place(self.path)} ({self.reason})"
+
+    def place(self, path: Path) -> str:
+        """The file under the name `path`, with the line.
+
+        >>> Unreadable(Path("/data/a.csv"), "no label", line=3).place(Path("a.csv"))
+        'a.csv:3'
+        """
+        return path.as_posix() if self.line is None else f"{path.as_posix()}:{self.line}"
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """Samples with their labels, before anything is resized, cut or split into tokens.
+
+    Samples are images, uint8 [n, h, w] or [n, h, w, c] with c of 1 or 3; or waveforms, int16 [n, samples]; or files of
+    either; or texts.
+    """
+
+    samples: np.ndarray | Sequence[Path] | Sequence[str]
     labels: np.ndarray  # int64 [n], positions in the dataset's class_names
 
     def __len__(self) -> int:
@@ -31,7 +55,9 @@ class RawDataset:
     val: RawSplit | None
     class_names: tuple[str, ...]
     fingerprint: str  # hash of the content, whatever the place it was read from
-    root: Path | None = None  # folder that image files are named relative to
+    root: Path | None = None  # folder that files are named relative to
+    modality: str = "image"  # what kind the samples are (`data.modalities`)
+    broken: tuple[Unreadable, ...] = ()  # what the reader itself could not read, and left out
 
     @property
     def splits(self) -> dict[str, RawSplit]:
@@ -48,7 +74,7 @@ class Reader(Protocol):
     """
 
     def read(self) -> RawDataset:
-        """Read it whole; image files are listed and hashed, not decoded.
+        """Read it whole; files of one sample each are listed and hashed, not decoded.
 
         Raises:
             UserError: what the user pointed at is missing, damaged or not of the expected layout.
@@ -68,17 +94,20 @@ def hash_parts(*parts: str | np.ndarray) -> str:
 
 
 def hash_splits(splits: Iterable[RawSplit | None], class_names: tuple[str, ...]) -> str:
-    """Hash of splits in order and of the class names: for image files of their bytes, not of their names."""
+    """Hash of splits in order and of the class names: of files of their bytes, not of their names."""
     parts: list[str | np.ndarray] = list(class_names)
     for split in splits:
         if split is None:
             parts.append("none")
-        elif isinstance(split.images, np.ndarray):
-            parts += [split.images, split.labels]
+        elif isinstance(split.samples, np.ndarray):
+            parts += [split.samples, split.labels]
         else:
-            parts += [*_hash_files(split.images), split.labels]
+            parts += [*_hashes(split.samples), split.labels]
     return hash_parts(*parts)
 
 
-def _hash_files(paths: Sequence[Path]) -> list[str]:
-    return map_all(lambda path: blake2b(path.read_bytes(), digest_size=20).hexdigest(), paths, num_cores())
+def _hashes(samples: Sequence[Path] | Sequence[str]) -> list[str]:
+    """The texts themselves, or hashes of the files."""
+    texts = [sample for sample in samples if isinstance(sample, str)]
+    paths = [sample for sample in samples if isinstance(sample, Path)]
+    return texts or map_all(lambda path: blake2b(path.read_bytes(), digest_size=20).hexdigest(), paths, num_cores())

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from graft.batch import in_dtype
 from graft.errors import UserError, did_you_mean
 from graft.models.adapters.attention import OpenAttention, can_open
 from graft.models.backbones.base import Backbone
@@ -104,13 +105,14 @@ def called_modules(backbone: Backbone, size: int) -> dict[nn.Module, int]:
 
 @torch.no_grad()
 def call_once(backbone: Backbone, size: int, note: Callable[[nn.Module, tuple[Any, ...]], None]) -> None:
-    """Pass a blank image [1, c, size, size] through the backbone in eval mode; `note` is told of every module called.
+    """Pass a blank input of that size through the backbone in eval mode; `note` is told of every module called.
 
     `note` takes a module and its inputs.
     """
     hooks = [module.register_forward_pre_hook(note) for module in backbone.modules()]
     training, weight = backbone.training, next(backbone.parameters())
-    backbone.eval()(weight.new_zeros(1, backbone.preprocessing.channels, size, size))
+    blank = backbone.preprocessing.with_size(size).blank(1).to(weight.device)
+    backbone.eval()(in_dtype(blank, weight.dtype))
     backbone.train(training)
     for hook in hooks:
         hook.remove()

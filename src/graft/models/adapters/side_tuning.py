@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.models.adapters.base import Adapter
-from graft.models.adapters.checks import check_at_least_one
+from graft.models.adapters.checks import check_at_least_one, image_channels
 from graft.models.backbones.base import Backbone
 
 
@@ -64,7 +64,7 @@ class SideTuned(Backbone):
         super().__init__(base.num_features, base.preprocessing, base.overrides)
         self.name = base.name
         self.base = base
-        self.side = SideNetwork(base.preprocessing.channels, channels, base.num_features)
+        self.side = SideNetwork(image_channels(base, "side_tuning"), channels, base.num_features)
 
     @property
     def layer_groups(self) -> dict[str, nn.Module]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graft.errors import UserError
 from graft.models.adapters.base import Adapter
-from graft.models.adapters.checks import check_at_least_one
+from graft.models.adapters.checks import check_at_least_one, image_channels
 from graft.models.adapters.layers import call_once, replace_module
 from graft.models.backbones.base import Backbone
 
@@ -30,11 +30,12 @@ class VisualPrompt(Adapter):
         check_at_least_one(self.name, "width", self.width)
 
     def _install(self, backbone: Backbone, size: int) -> tuple[Backbone, tuple[str, ...], dict[str, str]]:
+        channels = image_channels(backbone, self.name)
         if 2 * self.width >= size:
             raise UserError(f"adapter.width={self.width}: adapter={self.name} expects less than half of {size} pixels")
         first = first_layer(backbone, size)
         path = next(name for name, module in backbone.named_modules() if module is first)
-        replace_module(backbone, path, Prompted(first, backbone.preprocessing.channels, size, self.width))
+        replace_module(backbone, path, Prompted(first, channels, size, self.width))
         return backbone, (path,), {}
 
 
@@ -45,7 +46,7 @@ def first_layer(backbone: Backbone, size: int) -> nn.Module:
         UserError: there is none.
     """
     given: list[nn.Module] = []
-    shape = (1, backbone.preprocessing.channels, size, size)
+    shape = (1, *backbone.preprocessing.with_size(size).shape)
 
     def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(module, nn.Conv2d | nn.Linear) and tuple(inputs[0].shape) == shape:

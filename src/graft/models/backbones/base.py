@@ -2,20 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
-from graft.data.preprocessing import Preprocessing
+from graft.data.preprocessing import Inputs, Preprocessing
 from graft.errors import UserError
 
 if TYPE_CHECKING:
     from graft.models.adapters.base import Adaptation
 
 
+class AnyOverrides(Protocol):
+    """The parts of the inputs of some kind that the user set."""
+
+    def apply(self, preprocessing: Any) -> Inputs:
+        """`preprocessing` with the user's values."""
+
+
 @dataclass(frozen=True)
 class Overrides:
-    """The parts of the preprocessing that the user set; None leaves what the backbone or its weights say."""
+    """The parts of the preprocessing of images that the user set; None leaves what the backbone or its weights say."""
 
     size: int | None = None
     mean: Sequence[float] | None = None
@@ -45,7 +52,7 @@ class Overrides:
 
 
 class Backbone(nn.Module):
-    """A network up to its feature vector: `forward(x [n, c, h, w]) -> features [n, d]`.
+    """A network up to its feature vector: `forward(x [n, c, h, w]) -> features [n, d]`, or of other inputs [n, ...].
 
     Args:
         num_features: d.
@@ -60,14 +67,14 @@ class Backbone(nn.Module):
     def __init__(
         self,
         num_features: int,
-        preprocessing: Preprocessing,
-        overrides: Overrides,
+        preprocessing: Inputs,
+        overrides: AnyOverrides,
         native_classifier: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.num_features = num_features
         self.overrides = overrides
-        self.preprocessing = overrides.apply(preprocessing)
+        self.preprocessing: Inputs = overrides.apply(preprocessing)
         self.native_classifier = native_classifier
 
     @property
@@ -80,7 +87,7 @@ class Backbone(nn.Module):
         return (0, len(self.layer_groups))
 
     def forward_to(self, cut: int, x: Tensor) -> Tensor:
-        """What the first `cut` layer groups make of images [n, c, h, w]; `cut` is one of the cut points."""
+        """What the first `cut` layer groups make of inputs [n, ...]; `cut` is one of the cut points."""
         features: Tensor = self(x) if cut else x
         return features
 
@@ -97,7 +104,7 @@ class Backbone(nn.Module):
         """Names of weights that `download` knows; the first is what `DEFAULT` stands for."""
         return ()
 
-    def download(self, name: str) -> tuple[dict[str, Tensor], Preprocessing]:
+    def download(self, name: str) -> tuple[dict[str, Tensor], Inputs]:
         """Published weights in the native layout, and the preprocessing they were trained with."""
         raise NotImplementedError
 
@@ -113,8 +120,8 @@ class SequentialBackbone(Backbone):
         self,
         groups: Mapping[str, nn.Module],
         num_features: int,
-        preprocessing: Preprocessing,
-        overrides: Overrides,
+        preprocessing: Inputs,
+        overrides: AnyOverrides,
         native_classifier: tuple[str, ...] = (),
     ) -> None:
         super().__init__(num_features, preprocessing, overrides, native_classifier)
@@ -135,11 +142,11 @@ class SequentialBackbone(Backbone):
         return tuple(range(len(self.layer_groups) + 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [n, d] of images [n, c, h, w]."""
+        """Features [n, d] of inputs [n, ...]."""
         return self.forward_from(0, x)
 
     def forward_to(self, cut: int, x: Tensor) -> Tensor:
-        """What the first `cut` layer groups make of images [n, c, h, w]."""
+        """What the first `cut` layer groups make of inputs [n, ...]."""
         return _through(list(self.children())[:cut], x)
 
     def forward_from(self, cut: int, x: Tensor) -> Tensor:
