@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.io import wavfile
 from sounds import tone, write_wav
 
-from graft.data.decoding import Unreadable
-from graft.data.waveforms import Sampling, decode_sound, decode_sounds
+from graft.data.readers.base import RawSplit, Unreadable
+from graft.data.sound_preprocessing import SoundPreprocessing
+from graft.data.sounds import open_sounds
+from graft.data.waveforms import Sampling, decode_sound
 from graft.errors import UserError
 
 RATE = 8000
@@ -155,13 +158,29 @@ def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
     assert "pip install 'graft[audio]'" in reason(tmp_path / "a.flac")
 
 
-def test_those_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", [True, False])
+def test_those_that_cannot_be_read_are_left_out(tmp_path: Path, keep: bool) -> None:
     paths = [write_wav(tmp_path / f"{i}.wav", np.full(4000, i, np.int16), RATE) for i in range(5)]
     paths[2].write_bytes(b"")
-    sounds, broken = decode_sounds(paths, HERE)
-    assert sounds[:, 0].tolist() == [0, 1, 3, 4]
+    how = SoundPreprocessing(32, (0.5,), (0.5,), RATE, 0.5)
+    sounds, broken = open_sounds(RawSplit(paths, np.arange(5)), how, keep)
+    assert len(sounds) == 4
+    assert sounds.made_anew is not keep
+    found = sounds.canvases(torch.tensor([3, 0, 2]))
+    assert found.dtype == torch.int16
+    assert found.shape == (3, 4000)
+    assert found[:, 0].tolist() == [4, 0, 3]
     assert [found.path for found in broken] == [paths[2]]
-    assert decode_sounds([], HERE)[0].shape == (0, 4000)
+
+
+def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", np.zeros(4000, np.int16), RATE)
+    sounds, _ = open_sounds(
+        RawSplit([path], np.zeros(1)), SoundPreprocessing(32, (0.5,), (0.5,), RATE, 0.5), keep=False
+    )
+    path.unlink()
+    with pytest.raises(UserError, match=r"a\.wav \(No such file"):
+        sounds.canvases(torch.tensor([0]))
 
 
 @pytest.mark.parametrize(

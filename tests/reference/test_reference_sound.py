@@ -2,8 +2,7 @@
 
 Compared once with torchaudio 2.11, which is no dependency: its `melscale_fbanks` (HTK, no norm) differed from
 `MelBands.filters` by 3e-5 at most, and its `MelSpectrogram`, given the same zeros around the sound and the same
-decibels,
-from `LogMel` by 5e-6.
+decibels, from `LogMel` by 5e-6.
 """
 
 import numpy as np

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graft.data.waveforms import FULL_SCALE, Sampling
+from graft.data.waveforms import FULL_SCALE
 from graft.errors import UserError
 
 WINDOW = 0.025  # seconds that a window covers at least, and two steps
@@ -78,24 +78,19 @@ class LogMel(nn.Module):
 
     def __init__(self, bands: MelBands, range_db: float) -> None:
         super().__init__()
-        self.bands, self.range_db = bands, range_db
+        self.range_db, self.hop, self.window, self.fft = range_db, bands.hop, bands.window, bands.fft
+        outside = (bands.size - 1) * bands.hop + bands.window - bands.samples
+        self.around = outside // 2, outside - outside // 2  # zeros before and after the sound
         hann = torch.hann_window(bands.window, periodic=True, dtype=torch.float64)
         self.register_buffer("taper", hann.float())
         self.register_buffer("filters", bands.filters().float())
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """The spectrograms."""
-        bands = self.bands
         sound = waveforms.to(torch.float32) / FULL_SCALE
-        outside = (bands.size - 1) * bands.hop + bands.window - bands.samples
-        frames = functional.pad(sound, (outside // 2, outside - outside // 2)).unfold(1, bands.window, bands.hop)
-        spectrum = torch.view_as_real(torch.fft.rfft(frames * self.taper, n=bands.fft))
+        frames = functional.pad(sound, self.around).unfold(1, self.window, self.hop)
+        spectrum = torch.view_as_real(torch.fft.rfft(frames * self.taper, n=self.fft))
         power = spectrum.square().sum(-1) @ self.filters  # [n, frames, bands]
         decibels = 10 * torch.log10(power.clamp(min=QUIETEST))
         below = decibels - decibels.amax((1, 2), keepdim=True)
         return (1 + below / self.range_db).clamp(min=0).transpose(1, 2)
-
-
-def sampling_of(bands: MelBands, trim_db: float | None) -> Sampling:
-    """How sounds are brought to the rate and length that the spectrograms are of."""
-    return Sampling(bands.rate, bands.samples / bands.rate, trim_db)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graft.data.decoding import Unreadable
+from graft.data.readers.base import Unreadable
 from graft.data.threaded import map_all, num_cores
 from graft.data.wav import NotASoundError, check_size, read_wav
 from graft.errors import UserError
@@ -64,12 +64,19 @@ def decode_sound(path: Path, sampling: Sampling) -> np.ndarray | Unreadable:
     return np.clip(np.rint(sound * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
-def decode_sounds(paths: Sequence[Path], sampling: Sampling) -> tuple[np.ndarray, list[Unreadable]]:
-    """Sound files as int16 [n, samples], and those that cannot be decoded, which are left out."""
-    found = map_all(lambda path: decode_sound(path, sampling), paths, num_cores())
-    sounds = [sound for sound in found if isinstance(sound, np.ndarray)]
-    stacked = np.stack(sounds) if sounds else np.empty((0, sampling.samples), np.int16)
-    return stacked, [sound for sound in found if isinstance(sound, Unreadable)]
+def decode_sounds(paths: Sequence[Path], sampling: Sampling) -> list[np.ndarray | Unreadable]:
+    """Sound files, each as int16 [samples]."""
+    return map_all(lambda path: decode_sound(path, sampling), paths, num_cores())
+
+
+def unreadable_sounds(paths: Sequence[Path], sampling: Sampling) -> list[Unreadable]:
+    """Those of the files that cannot be decoded; no waveform is kept."""
+
+    def check(path: Path) -> Unreadable | None:
+        found = decode_sound(path, sampling)
+        return found if isinstance(found, Unreadable) else None
+
+    return [found for found in map_all(check, paths, num_cores()) if found is not None]
 
 
 def read_sound(path: Path) -> tuple[np.ndarray, int]:
