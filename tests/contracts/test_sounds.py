@@ -96,7 +96,7 @@ def test_a_file_a_folder_and_what_is_broken_is_predicted(run: Path, capsys: pyte
 def test_evaluation_agrees_with_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run)]) == 0
     found = json.loads(next(Path("outputs", "evaluate").glob("*/evaluation.json")).read_text())
-    assert found["metrics"]["accuracy"] == load_record(run)["metrics"]["target/test/accuracy"]
+    assert found["scores"]["accuracy"] == load_record(run)["metrics"]["target/test/accuracy"]
     assert main(["evaluate", str(run), "target.domain=ann", "--split", "all"]) == 0
     assert main(["evaluate", str(run), "target.seconds=0.5"]) == 1
     assert "seconds=0.5: the network's other sounds have seconds=0.25" in capsys.readouterr().err
