@@ -142,7 +142,7 @@ def test_weights_of_a_run_on_sounds_are_taken_by_another(run: Path, capsys: pyte
 
 def test_ranking_and_report(run: Path) -> None:
     assert main(["rank", *DOMAINS, *SHORT, "strategy=linear_probe"]) == 0
-    assert main(["report", "outputs/gradual", "--output", "report"]) == 0
+    assert main(["report", "outputs/gradual", "--html", "report.html"]) == 0
 
 
 def test_sounds_of_two_rates_do_not_meet(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

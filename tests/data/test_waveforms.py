@@ -117,6 +117,7 @@ BROKEN = {
     "compressed": (of(bytes(100), 100, kind=85), "compressed (format 85)"),
     "12 bits": (of(bytes(100), 100, bits=12), "samples of 12 bits, PCM"),
     "not a number": (of(np.array([0, np.nan], "<f4").tobytes(), 8, kind=3, bits=32), "not numbers"),
+    "signalling": (of(bytes.fromhex("00000000010080ff"), 8, kind=3, bits=32), "not numbers"),
     "infinite": (of(np.array([0, np.inf], "<f4").tobytes(), 8, kind=3, bits=32), "not numbers"),
     "integers as floats": (of(np.array([0, 12345], "<f4").tobytes(), 8, kind=3, bits=32), "1.23e+04; expected floats"),
 }

@@ -117,7 +117,8 @@ def _format(content: bytes) -> WavFormat:
 def _scaled(content: bytes, form: WavFormat) -> np.ndarray:
     """Samples float64 [n], channels side by side."""
     if form.kind == FLOAT:
-        return np.frombuffer(content, f"<f{form.bits // 8}").astype(np.float64)
+        with np.errstate(invalid="ignore"):  # what is not a number is refused later
+            return np.frombuffer(content, f"<f{form.bits // 8}").astype(np.float64)
     if form.bits == 8:
         return (np.frombuffer(content, np.uint8).astype(np.float64) - 128) / 128
     if form.bits == 24:  # to the upper three of four bytes
