@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from shutil import copytree, rmtree
 
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from mutations import mutate
 from PIL import Image
+from scipy.io import wavfile
 from torch import nn
 
 from graft.callbacks.checkpoints import read_checkpoint
@@ -28,6 +30,7 @@ from graft.data.canvas_cache import CanvasCache
 from graft.data.decoding import Unreadable, check, decode
 from graft.data.preprocessing import Preprocessing
 from graft.data.readers.arrays import Arrays
+from graft.data.waveforms import Sampling, decode_sound
 from graft.errors import UserError
 from graft.models.backbones.lenet import LeNet
 from graft.models.weights import read_weights, save_weights
@@ -36,6 +39,7 @@ from graft.records.store import Store
 
 MEMORY = 2 * 2**30  # bytes of address space that reading damaged files may add
 VIEW = Preprocessing(size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+SAMPLING = Sampling(rate=8000, seconds=0.05, trim_db=40)
 KEY = "0123456789abcdef"
 NOTICED, READ = "refused", "read"
 
@@ -106,6 +110,7 @@ def subjects(folder: Path) -> list[Subject]:
     subjects = [
         Subject("arrays", tuple(array_files(folder, rng)), lambda path: done(Arrays(str(path)).read())),
         Subject("images", tuple(image_files(folder, rng)), decoded),
+        Subject("sounds", tuple(sound_files(folder, rng)), heard),
         same("weights", (own_weights(folder),), weights_hash),
         Subject("weights of others", (foreign_weights(folder),), lambda path: done(weights_hash(path))),
         same("checkpoints", (checkpoint_file(folder),), lambda path: str(read_checkpoint(path))),
@@ -143,6 +148,11 @@ def decoded(path: Path) -> str:
     return NOTICED if isinstance(decode(path, VIEW), Unreadable) else READ
 
 
+def heard(path: Path) -> str:
+    """A sound through the decoder."""
+    return NOTICED if isinstance(decode_sound(path, SAMPLING), Unreadable) else READ
+
+
 def array_files(folder: Path, rng: np.random.Generator) -> Iterator[Path]:
     """Compressed and plain."""
     arrays = {
@@ -165,6 +175,24 @@ def image_files(folder: Path, rng: np.random.Generator) -> Iterator[Path]:
                 path = folder / f"{mode}.{suffix}"
                 image.convert(mode).save(path)
                 yield path
+
+
+def sound_files(folder: Path, rng: np.random.Generator) -> Iterator[Path]:
+    """WAV files of every kind of sample, at the rate that is kept and at another; FLAC and Ogg where they are read."""
+    samples = rng.integers(-(2**15), 2**15, (400, 2)).astype(np.int16)
+    for dtype in (np.uint8, np.int16, np.int32, np.float32):
+        path = folder / f"{np.dtype(dtype).name}.wav"
+        scale = 1 / 2**15 if dtype is np.float32 else 2.0 ** (8 * np.dtype(dtype).itemsize - 16)
+        values = samples.astype(np.float64) * scale + (128 if dtype is np.uint8 else 0)
+        wavfile.write(path, 8000 if dtype is np.int16 else 11025, values.astype(dtype))
+        yield path
+    if find_spec("soundfile") is not None:
+        import soundfile
+
+        for suffix in ("flac", "ogg"):
+            path = folder / f"sound.{suffix}"
+            soundfile.write(path, samples, 8000)
+            yield path
 
 
 def own_weights(folder: Path) -> Path:

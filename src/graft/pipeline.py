@@ -191,7 +191,7 @@ def load_domains(experiment: Experiment) -> WeightsFile | None:
     weights, preprocessing = load_weights_file(experiment)
     experiment.target.load(preprocessing)
     if experiment.source is not None:
-        experiment.source.load(preprocessing)
+        experiment.source.load(experiment.target.rendered(preprocessing))
     if experiment.adapts:
         relate_classes(experiment)
         check_labels_left_out(experiment.target)

@@ -75,7 +75,7 @@ def open_kitchen(experiment: Experiment, run: tuple[Path, dict[str, Any]]) -> tu
     experiment, _ = settle_all(experiment, Store(experiment.store))
     network = target_network(experiment)
     if hasattr(network.mapping, "solve") and experiment.source is not None:
-        experiment.source.load(preprocessing)
+        experiment.source.load(target.rendered(preprocessing))
     training = experiment.transfer
     training.plain_trainer().precision_plugin.convert_module(network)
     return Stage("soup", "", training, target, experiment.source, training.seed, folder, (), None), network

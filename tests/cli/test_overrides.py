@@ -64,6 +64,17 @@ def test_without_a_near_name_the_choices_are_listed(loader: ConfigLoader) -> Non
     assert line == "optimizer=zzz: no such optimizer; expected one of: adamw, lbfgs, sgd"
 
 
+@pytest.mark.parametrize("setting", ["flip=true", "crop_padding=2", "brightness=0.1", "cutmix=1"])
+def test_what_augments_images_is_refused_for_sounds_with_the_reason(loader: ConfigLoader, setting: str) -> None:
+    [line] = refused(loader, "target=audio_folder", "target.path=songs", f"target.augmentation.{setting}")
+    assert line.startswith(
+        f"target.augmentation.{setting.partition('=')[0]}: the axes of a sound's spectrogram are time"
+    )
+    assert line.endswith(
+        "target.augmentation has shift, noise, frequency_masks, frequency_width, time_masks, time_width, mixup"
+    )
+
+
 def test_a_group_cannot_be_null(loader: ConfigLoader) -> None:
     [line] = refused(loader, "head=null")
     assert line.startswith("head=None: no such head")

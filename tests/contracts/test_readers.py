@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from sounds import tone, write_wav
 
 import graft.data.readers
 from graft.cli.compose import register_resolvers
@@ -58,7 +59,8 @@ def build(values: dict[str, Any]) -> Any:
 def domain_of(values: dict[str, Any]) -> Domain:
     accepted = inspect.signature(Domain).parameters
     made = {key: value for key, value in values.items() if key in accepted}
-    return Domain(**made | {"reader": build(values["reader"]), "augmentation": build(values["augmentation"])})
+    parts = {key: build(value) for key, value in made.items() if isinstance(value, dict)}
+    return Domain(**made | parts)
 
 
 def images(num: int, seed: int) -> np.ndarray:
@@ -81,8 +83,18 @@ def write_image_folder(folder: Path) -> Path:
     return folder
 
 
+def write_sounds(folder: Path) -> Path:
+    for i in range(30):
+        write_wav(folder / "abc"[i % 3] / f"{i}.wav", tone(300 * (1 + i % 3) + i, 16000, 0.3), 16000)
+    return folder
+
+
 # The domains that are at a path of the user's own, and what writes them there.
-WRITERS: dict[str, Callable[[Path], Path]] = {"arrays": write_arrays, "image_folder": write_image_folder}
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "arrays": write_arrays,
+    "audio_folder": write_sounds,
+    "image_folder": write_image_folder,
+}
 READABLE = [name for name in NAMES if name != "none" and ("path" not in set(merged(name)) or name in WRITERS)]
 
 
@@ -108,7 +120,7 @@ def test_a_yaml_says_what_it_is_and_fits_the_signatures(name: str) -> None:
     values = plain(name, path="data")
     assert values["name"] == ("data" if name in WRITERS else name), "data at a path are called after it"
     accepted = inspect.signature(Domain).parameters
-    passed_down = set(values["reader"]) - {"_target_"}
+    passed_down = {*values["reader"], *(values["rendering"] or {})} - {"_target_"}
     assert set(accepted) <= set(values), "every setting can be overridden without +"
     assert set(values) - set(accepted) - {"_target_"} <= passed_down, "no key without effect"
     domain_of(values)

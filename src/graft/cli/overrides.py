@@ -18,6 +18,14 @@ from graft.cli.loader import parsed
 from graft.cli.source import PRIMARY, joined_domains
 from graft.errors import did_you_mean, nearest
 
+# What augments images and not the spectrograms of sounds, which are told from their own augmentation's keys.
+IMAGES_ALONE = {"flip", "crop_padding", "resized_crop", "brightness", "contrast", "saturation", "cutmix"}
+SOUNDS_ALONE = {"time_masks", "frequency_masks"}
+WHY_NOT_SOUNDS = (
+    "the axes of a sound's spectrogram are time and pitch, and its values loudness: mirrored, cropped or coloured, it "
+    "would be another sound"
+)
+
 BARE_NUMBER = re.compile(r"(?<![^,=])(\d+)(?![^,])")  # stands alone between `=`, commas and the end
 
 
@@ -188,6 +196,8 @@ class Known:
 
     def _no_such_key(self, path: list[str], depth: int, names: list[str]) -> str:
         parent, key = ".".join(path[:depth]), path[depth]
+        if key in IMAGES_ALONE and set(names) >= SOUNDS_ALONE:
+            return f"{'.'.join(path)}: {WHY_NOT_SOUNDS}; {parent} has {', '.join(names)}"
         if depth == 0:
             names = sorted({*names, *self.groups})
         match = nearest(key, names) or next(

@@ -17,6 +17,10 @@ from graft.data.canvas_cache import CanvasCache
 from graft.data.images import Images, open_images
 from graft.data.preprocessing import Inputs, image_preprocessing
 from graft.data.readers.base import RawDataset, RawSplit, Unreadable
+from graft.data.sound_augment import SoundAugmentation
+from graft.data.sound_preprocessing import sound_preprocessing
+from graft.data.sound_view import SoundView
+from graft.data.sounds import open_sounds
 from graft.data.view import View
 from graft.errors import UserError, did_you_mean
 
@@ -74,6 +78,15 @@ MODALITIES: dict[str, Modality] = {
         preprocessing=image_preprocessing,
         domains="image_folder, arrays or cifar10",
         backbones="cnn, resnet18 or mobilenet_v2",
+    ),
+    "audio": Modality(
+        noun="sound",
+        open=open_sounds,
+        view=SoundView,
+        augmentation=SoundAugmentation,
+        preprocessing=sound_preprocessing,
+        domains="audio_folder",
+        backbones="cnn, resnet20 or resnet18, with a rendering of sounds as spectrograms",
     ),
 }
 

@@ -73,18 +73,19 @@ class SeveralDomains(Domain):
         Raises:
             UserError: a part cannot be used, or has other classes than the first.
         """
-        if self.preprocessing == preprocessing:
-            return
-        for part in self.parts.values():
-            part.load(preprocessing)
         parts = list(self.parts.values())
+        wanted = parts[0].rendered(preprocessing)
+        if self.preprocessing == wanted:
+            return
+        for part in parts:
+            part.load(wanted)
         check_same_classes(parts)
         self.class_names, self.num_classes = parts[0].class_names, parts[0].num_classes
         self.datasets = {split: joined([part.datasets[split] for part in parts]) for split in parts[0].datasets}
         self.pool = joined([part.pool for part in parts])
         self.sizes = {split: len(dataset) for split, dataset in self.datasets.items()}
         self.fingerprint = content_hash({"parts": [part.fingerprint for part in parts]})
-        self.preprocessing = preprocessing
+        self.preprocessing = wanted
         self.begin(seed=0, first_epoch=0)
 
     def groups(self, dataset: LabelledImages) -> tuple[np.ndarray, ...]:

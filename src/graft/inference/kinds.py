@@ -14,6 +14,7 @@ from graft.data.preprocessing import Inputs
 from graft.data.readers.base import Unreadable
 from graft.errors import UserError
 from graft.inference.images import Normalised, image_canvas, images_at, pixels
+from graft.inference.sounds import Spectrograms, random_waveforms, sounds_at, waveform
 
 Refuse = Callable[[Unreadable], None]
 PassOver = Callable[[Path], None]
@@ -58,6 +59,15 @@ KINDS: dict[str, Kind] = {
         store=image_canvas,
         example=pixels,
         inside=Normalised,
+    ),
+    "audio": Kind(
+        nouns="sounds",
+        inputs="waveforms",
+        at=sounds_at,
+        lines_are_samples=False,
+        store=waveform,
+        example=random_waveforms,
+        inside=Spectrograms,
     ),
 }
 

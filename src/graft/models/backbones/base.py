@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor, nn
 
 from graft.data.preprocessing import Inputs, Preprocessing
+from graft.data.sound_preprocessing import SoundPreprocessing
 from graft.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ class AnyOverrides(Protocol):
 
 @dataclass(frozen=True)
 class Overrides:
-    """The parts of the preprocessing of images that the user set; None leaves what the backbone or its weights say."""
+    """The parts of an image backbone's preprocessing that the user set; None leaves what it or its weights say."""
 
     size: int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
-    def apply(self, preprocessing: Preprocessing) -> Preprocessing:
-        """`preprocessing` with the user's values; a new size keeps the proportion of crop to canvas.
+    def apply(self, preprocessing: Preprocessing | SoundPreprocessing) -> Preprocessing | SoundPreprocessing:
+        """`preprocessing` with the user's values; a new size keeps the proportion of crop to canvas of images.
 
         Raises:
             UserError: a size below 1, or as many means or deviations as the backbone has no channels for.
@@ -37,9 +38,11 @@ class Overrides:
         size = preprocessing.size if self.size is None else self.size
         if size < 1:
             raise UserError(f"backbone.size={size}: expected a positive number of pixels")
-        resize = preprocessing.resize and round(preprocessing.resize * size / preprocessing.size)
         mean = self._per_channel("mean", self.mean, preprocessing.mean)
         std = self._per_channel("std", self.std, preprocessing.std)
+        if isinstance(preprocessing, SoundPreprocessing):
+            return replace(preprocessing, size=size, mean=mean, std=std)
+        resize = preprocessing.resize and round(preprocessing.resize * size / preprocessing.size)
         return replace(preprocessing, size=size, resize=resize, mean=mean, std=std)
 
     @staticmethod

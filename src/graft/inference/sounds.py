@@ -1,0 +1,63 @@
+"""Sound files that a trained network is used on, and what an exported one does to waveforms itself."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from graft.data.log_mel import LogMel
+from graft.data.readers.audio_folder import SOUNDS
+from graft.data.readers.base import Unreadable
+from graft.data.sound_preprocessing import SoundPreprocessing
+from graft.data.waveforms import decode_sound
+from graft.inference.images import files_in, printable
+
+
+def sounds_at(
+    path: Path, refuse: Callable[[Unreadable], None], pass_over: Callable[[Path], None]
+) -> Iterator[tuple[str, Path]]:
+    """Names and files of the sounds at a path: the file, or all in a folder, in the order of their paths.
+
+    Args:
+        path: need not exist; a file is taken for a sound whatever its name.
+        refuse: not used, what cannot be decoded shows later.
+        pass_over: is told of files in folders whose names are not those of sounds.
+    """
+    if not path.is_dir():
+        yield printable(path), path
+        return
+    for file in files_in(path):
+        if SOUNDS.matches(file.name):
+            yield printable(file), file
+        else:
+            pass_over(file)
+
+
+def waveform(source: Path, preprocessing: SoundPreprocessing) -> np.ndarray | Unreadable:
+    """int16 [samples], as a domain stores it."""
+    return decode_sound(source, preprocessing.sampling)
+
+
+def random_waveforms(preprocessing: SoundPreprocessing, num: int, generator: Generator) -> Tensor:
+    """White noise, int16 [n, samples]."""
+    shape = (num, preprocessing.sampling.samples)
+    return torch.randint(-(2**15), 2**15, shape, dtype=torch.int16, generator=generator)
+
+
+class Spectrograms(nn.Module):
+    """Waveforms int16 [n, samples] as the network is given them: log-mel spectrograms, normalised, in float32."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessing: SoundPreprocessing) -> None:
+        super().__init__()
+        self.log_mel = LogMel(preprocessing.bands, preprocessing.range_db)
+        for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None])
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """float32 [n, c, size, size]."""
+        return (self.log_mel(waveforms)[:, None] - self.mean) / self.std
