@@ -17,6 +17,7 @@ from graft.data.canvas_cache import CanvasCache
 from graft.data.images import Images, open_images
 from graft.data.preprocessing import Inputs, image_preprocessing
 from graft.data.readers.base import RawDataset, RawSplit, Unreadable
+from graft.data.texts import TextAugmentation, TextView, fit_tokenizer, open_texts, text_preprocessing
 from graft.data.view import View
 from graft.errors import UserError, did_you_mean
 
@@ -63,6 +64,8 @@ class Modality:
     preprocessing: Callable[[dict[str, Any]], Inputs]  # from what `Inputs.as_dict` says
     domains: str  # some that hold such samples, for errors
     backbones: str  # some that take them
+    # what a backbone wants, and what gives the samples that it may learn from -> what it wants once that is learned
+    fit: Callable[[Any, Callable[[], Any]], Inputs] | None = None
 
 
 MODALITIES: dict[str, Modality] = {
@@ -74,6 +77,16 @@ MODALITIES: dict[str, Modality] = {
         preprocessing=image_preprocessing,
         domains="image_folder, arrays or cifar10",
         backbones="cnn, resnet18 or mobilenet_v2",
+    ),
+    "text": Modality(
+        noun="text",
+        open=open_texts,
+        view=TextView,
+        augmentation=TextAugmentation,
+        preprocessing=text_preprocessing,
+        domains="text_table or text_folder",
+        backbones="bag_of_ngrams, text_transformer or hugging_face",
+        fit=fit_tokenizer,
     ),
 }
 
