@@ -14,6 +14,7 @@ from graft.data.preprocessing import Inputs
 from graft.data.readers.base import Unreadable
 from graft.errors import UserError
 from graft.inference.images import Normalised, image_canvas, images_at, pixels
+from graft.inference.texts import WholeNumbers, random_tokens, texts_at, token_ids
 
 Refuse = Callable[[Unreadable], None]
 PassOver = Callable[[Path], None]
@@ -58,6 +59,15 @@ KINDS: dict[str, Kind] = {
         store=image_canvas,
         example=pixels,
         inside=Normalised,
+    ),
+    "text": Kind(
+        nouns="texts",
+        inputs="tokens",
+        at=texts_at,
+        lines_are_samples=True,
+        store=token_ids,
+        example=random_tokens,
+        inside=WholeNumbers,
     ),
 }
 

@@ -1,6 +1,7 @@
 """What accompanies an exported network: its use as plain values, and a model card, both made from the record."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from graft import __version__
@@ -10,17 +11,58 @@ from graft.reports.terminal import percent, points
 
 MARK = "<!-- made by graft export -->"
 WEAK = 0.5  # a class of lower accuracy is named among the limits
-FEW_IMAGES = 100
+FEW_SAMPLES = 100
+
+
+NOUNS = {"image": "image", "audio": "sound", "text": "text"}
 
 
 def description(
     record: Record, preprocessing: Mapping[str, Any], temperature: float | None, kind: str, name: str
 ) -> dict[str, Any]:
-    """How a file is used: what an image goes through before, what the file does itself, what comes out."""
+    """How a file is used: what a sample goes through before, what the file does itself, what comes out."""
+    modality = preprocessing.get("modality", "image")
+    steps = STEPS[modality](preprocessing)
+    holds_weights_alone = kind == "safetensors"
+    return {
+        "graft": __version__,
+        "run": record["id"],
+        "format": kind,
+        "file": name,
+        "modality": modality,
+        "classes": list(record["classes"]["names"]),
+        "before": [*steps.before, *steps.inside] if holds_weights_alone else steps.before,
+        "input": {
+            "name": steps.name,
+            "type": steps.bare_dtype if holds_weights_alone else steps.dtype,
+            "shape": ["n", *(steps.bare_shape if holds_weights_alone else steps.shape)],
+        },
+        "inside": [] if holds_weights_alone else steps.inside,
+        "outputs": {"logits": ["n", len(record["classes"]["names"])]}
+        if holds_weights_alone
+        else {name: ["n", len(record["classes"]["names"])] for name in ("logits", "probabilities")},
+        "temperature": temperature,
+        "probabilities": "softmax(logits / temperature)" if temperature else "softmax(logits)",
+    }
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a sample goes through on its way to the network."""
+
+    name: str  # of the input of a file that takes the steps inside itself
+    dtype: str
+    shape: list[int]  # of one input
+    before: list[dict[str, Any]]
+    inside: list[dict[str, Any]]  # unless the file holds weights alone
+    bare_dtype: str  # of what the network itself is given
+    bare_shape: list[int]
+
+
+def image_steps(preprocessing: Mapping[str, Any]) -> Steps:
+    """From an image file to normalised pixels."""
     size, channels = preprocessing["size"], len(preprocessing["mean"])
     canvas = preprocessing["resize"] or size
-    applied = {"scale": 1 / 255, "mean": list(preprocessing["mean"]), "std": list(preprocessing["std"])}
-    holds_weights_alone = kind == "safetensors"
     before = [
         {"step": "turn upright as EXIF says"},
         {"step": "convert", "to": "RGB" if channels == 3 else "grey (ITU-R 601-2 luma)"},
@@ -34,26 +76,56 @@ def description(
         {"step": "crop the centre", "to": [canvas, canvas], "begins at": f"round((edge - {canvas}) / 2)"},
         {"step": "crop the centre", "to": [size, size], "begins at": round((canvas - size) / 2)},
     ]
+    applied = {"scale": 1 / 255, "mean": list(preprocessing["mean"]), "std": list(preprocessing["std"])}
     normalise = {"step": "(pixel * scale - mean) / std, by channel", **applied}
-    return {
-        "graft": __version__,
-        "run": record["id"],
-        "format": kind,
-        "file": name,
-        "classes": list(record["classes"]["names"]),
-        "before": [*before, normalise] if holds_weights_alone else before,
-        "input": {
-            "name": "images",
-            "type": "float32" if holds_weights_alone else "uint8",
-            "shape": ["n", channels, size, size],
-        },
-        "inside": [] if holds_weights_alone else [normalise],
-        "outputs": {"logits": ["n", len(record["classes"]["names"])]}
-        if holds_weights_alone
-        else {name: ["n", len(record["classes"]["names"])] for name in ("logits", "probabilities")},
-        "temperature": temperature,
-        "probabilities": "softmax(logits / temperature)" if temperature else "softmax(logits)",
+    shape = [channels, size, size]
+    return Steps("images", "uint8", shape, before, [normalise], "float32", shape)
+
+
+def sound_steps(preprocessing: Mapping[str, Any]) -> Steps:
+    """From a sound file to a normalised spectrogram, as `graft.data.log_mel` computes it."""
+    size, rate, trim_db = preprocessing["size"], preprocessing["rate"], preprocessing["trim_db"]
+    samples = round(rate * preprocessing["seconds"])
+    trim = {"step": "cut off what is quieter at both ends", "dB below the loudest 20 ms": trim_db}
+    before = [
+        {"step": "mix to mono", "by": "the mean of the channels"},
+        {"step": "resample", "to": rate, "by": "scipy.signal.resample_poly"},
+        *([trim] if trim_db is not None else []),
+        {"step": "keep the middle, or pad with zeros on both sides", "to": samples},
+        {"step": "round to int16", "full scale": 32768},
+    ]
+    hop = -(-samples // size)
+    spectrogram = {
+        "step": "log-mel spectrogram",
+        "bands": size,
+        "frames": size,
+        "hop": hop,
+        "window": "periodic Hann of 25 ms or two hops, whichever is longer, around the middle of each hop",
+        "mel scale": "HTK: 2595 log10(1 + f / 700), triangles of height 1 from 0 Hz to half the rate",
+        "scaled": f"from {preprocessing['range_db']:g} dB below the loudest of the sound (0) to the loudest (1)",
     }
+    applied = {"mean": list(preprocessing["mean"]), "std": list(preprocessing["std"])}
+    normalise = {"step": "(value - mean) / std, in each channel", **applied}
+    shape = [len(preprocessing["mean"]), size, size]
+    return Steps("waveforms", "int16", [samples], before, [spectrogram, normalise], "float32", shape)
+
+
+def text_steps(preprocessing: Mapping[str, Any]) -> Steps:
+    """From a text to token ids."""
+    size, tokenizer = preprocessing["size"], preprocessing["tokenizer"]
+    how = {
+        "hashed_ngrams": "words (\\w+(?:'\\w+)?|[^\\w\\s]) in lower case and runs of them, each after its last "
+        "word; 1 + CRC-32 of the UTF-8 bytes, words joined by a space, modulo the number of buckets",
+        "subwords": "as the tokenizers library does with the definition; 1 + its ids",
+    }
+    before = [
+        {"step": "split into tokens", "how": how[tokenizer["kind"]], **tokenizer},
+        {"step": "cut, or pad with 0 at the end", "to": size},
+    ]
+    return Steps("tokens", "int32", [size], before, [], "int64", [size])
+
+
+STEPS = {"image": image_steps, "audio": sound_steps, "text": text_steps}
 
 
 def model_card(record: Record, described: Mapping[str, Any]) -> str:
@@ -66,7 +138,7 @@ def model_card(record: Record, described: Mapping[str, Any]) -> str:
     parts = [
         f"# {record['backbone']} for {record['target']}",
         MARK,
-        f"An image classifier of {len(described['classes'])} classes, trained by graft "
+        f"A classifier of {NOUNS[described['modality']]}s, of {len(described['classes'])} classes, trained by graft "
         f"{record['environment']['graft']} (run {record['id']}, {str(record['finished'])[:10]}).",
         *section("Use", use(described)),
         *section("Training", training(record)),
@@ -86,21 +158,33 @@ def section(heading: str, lines: list[str]) -> list[str]:
 def use(described: Mapping[str, Any]) -> list[str]:
     """What goes in and comes out."""
     taken = described["input"]
-    resized, cropped = described["before"][2], described["before"][4]
     shape = ", ".join(map(str, taken["shape"]))
     lines = [
         f"File: `{described['file']}` ({described['format']}).",
-        f"Before: upright, shorter edge resized to {resized['to']} ({resized['interpolation']}, antialiased), "
-        f"centre cropped to {resized['to']}, then to {cropped['to'][0]}; exact steps are in the JSON file beside it.",
+        f"Before: {in_words(described)}; exact steps are in the JSON file beside it.",
         f"Input: `{taken['name']}`, {taken['type']} [{shape}], any n.",
     ]
     if described["inside"]:
-        lines.append("Inside: pixels are scaled and normalised.")
+        made = "the spectrogram is computed" if described["modality"] == "audio" else "pixels are scaled"
+        lines.append(f"Inside: {made} and normalised.")
     calibrated = f", calibrated by the temperature {described['temperature']:.4g}" if described["temperature"] else ""
     return [
         *lines,
         f"Outputs: {', '.join(described['outputs'])}; probabilities are {described['probabilities']}{calibrated}.",
     ]
+
+
+def in_words(described: Mapping[str, Any]) -> str:
+    """What is done to a sample before a file is given it."""
+    before = described["before"]
+    if described["modality"] == "audio":
+        samples = next(step["to"] for step in before if step["step"].startswith("keep"))
+        return f"mono, resampled to {before[1]['to']} Hz, the middle {samples} samples"
+    resized, cropped = before[2], before[4]
+    return (
+        f"upright, shorter edge resized to {resized['to']} ({resized['interpolation']}, antialiased), centre cropped "
+        f"to {resized['to']}, then to {cropped['to'][0]}"
+    )
 
 
 def training(record: Record) -> list[str]:
@@ -111,7 +195,7 @@ def training(record: Record) -> list[str]:
         record["weights"], record["weights"]
     )
     lines = [
-        f"Data: {record['target']}" + (f", {labels} labelled training images" if labels is not None else "") + ".",
+        f"Data: {record['target']}" + (f", {labels} labelled training samples" if labels is not None else "") + ".",
         f"Starting weights: {origin}.",
         f"Strategy: {record['strategy']}, objective {record['objective']}, seed {record['seed']}; "
         f"{cost['trainable_parameters']:,} of {cost['num_parameters']:,} parameters in {cost['steps']:,} steps.",
@@ -130,7 +214,7 @@ def training(record: Record) -> list[str]:
 def results(record: Record, temperature: float | None) -> list[str]:
     """How good it is, against what, and how far its probabilities can be believed."""
     metrics, transfer = record["metrics"], record["transfer"]
-    lines = [f"Accuracy: {percent(metrics[ACCURACY])} on {num_test_images(record)} test images of {record['target']}."]
+    lines = [f"Accuracy: {percent(metrics[ACCURACY])} on {num_tested(record)} test samples of {record['target']}."]
     for name, baseline in record["baselines"].items():
         lines.append(f"Baseline {name}: {percent(baseline['metrics'][ACCURACY])}, same labels, epochs and head.")
     if transfer:
@@ -150,7 +234,7 @@ def classes(record: Record) -> list[str]:
         f"| {name.replace('|', '/')} | {sum(counts)} | {percent(accuracy) or 'not tested'} |"
         for name, counts, accuracy in class_rows(record)
     ]
-    return ["## Classes", "\n".join(["| class | test images | accuracy |", "| --- | ---: | ---: |", *rows])]
+    return ["## Classes", "\n".join(["| class | tested | accuracy |", "| --- | ---: | ---: |", *rows])]
 
 
 def class_rows(record: Record) -> Iterator[tuple[str, list[int], float | None]]:
@@ -159,25 +243,25 @@ def class_rows(record: Record) -> Iterator[tuple[str, list[int], float | None]]:
     yield from zip(found["names"], found["confusion"], found["accuracy"], strict=True)
 
 
-def num_test_images(record: Record) -> int:
-    """Images that the accuracy is measured on."""
+def num_tested(record: Record) -> int:
+    """Samples that the accuracy is measured on."""
     return sum(map(sum, record["classes"]["confusion"]))
 
 
 def limits(record: Record, temperature: float | None) -> list[str]:
     """What the network must not be taken for."""
     lines = [
-        "It knows these classes only: an image of anything else is given one of them.",
-        f"It was tested on images of {record['target']} only; on images taken otherwise it may be worse "
+        "It knows these classes only: anything else is given one of them.",
+        f"It was tested on {record['target']} only; on what was taken otherwise it may be worse "
         "(`graft evaluate RUN target=...` measures it).",
     ]
-    if (num := num_test_images(record)) < FEW_IMAGES:
-        lines.append(f"There were {num} test images only: the accuracy is uncertain.")
+    if (num := num_tested(record)) < FEW_SAMPLES:
+        lines.append(f"There were {num} test samples only: the accuracy is uncertain.")
     weak = [name for name, _, accuracy in class_rows(record) if accuracy is not None and accuracy < WEAK]
     if weak:
         lines.append(f"Below {percent(WEAK)} on: {', '.join(weak)}.")
     if record["transfer"].get("negative"):
         lines.append(f"Transfer hurt: it is below its {record['transfer']['baseline']} baseline.")
     if temperature is None:
-        lines.append("Its probabilities are not calibrated (`after=temperature` seeks a temperature on val images).")
+        lines.append("Its probabilities are not calibrated (`after=temperature` seeks a temperature on val samples).")
     return lines
