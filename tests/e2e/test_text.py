@@ -16,7 +16,7 @@ from graft.cli.main import main
 from graft.records.record import load_record
 
 PLACES = ["source.path=texts", "target.path=texts", "source.domain=books", "target.domain=films"]
-QUICK = ["trainer=cpu", "trainer.max_epochs=4", "pretrain.max_epochs=4", "logger=none", "baselines=[]"]
+QUICK = ["trainer=cpu", "trainer.max_epochs=12", "pretrain.max_epochs=12", "logger=none", "baselines=[]"]
 BAG = [
     *("source=text_table", "target=text_table", *PLACES, *QUICK),
     *("backbone=bag_of_ngrams", "backbone.buckets=500", "backbone.width=8", "backbone.size=24"),
@@ -28,7 +28,7 @@ BAG = [
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with texts of two domains and with an encoder, in which the tests work."""
     folder = tmp_path_factory.mktemp("texts")
-    write_reviews(folder / "texts")
+    write_reviews(folder / "texts", 60)
     write_text_folder(folder / "files", 3)
     write_encoder(folder / "encoder")
     root = logging.getLogger()

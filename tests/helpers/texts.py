@@ -68,6 +68,7 @@ def write_text_folder(folder: Path, num_per_class: int = 15) -> Path:
 def write_encoder(folder: Path, size: int = 24) -> Path:
     """A BERT of two blocks with random weights, as the transformers library writes it, and its tokenizer."""
     import torch
+    from safetensors.torch import save_file
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
 
@@ -76,6 +77,7 @@ def write_encoder(folder: Path, size: int = 24) -> Path:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    folder.mkdir(parents=True, exist_ok=True)
     config = BertConfig(
         vocab_size=len(words),
         hidden_size=16,
@@ -87,6 +89,7 @@ def write_encoder(folder: Path, size: int = 24) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = BertModel(config)
-    model.save_pretrained(folder)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    config.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder

@@ -1,4 +1,4 @@
-"""The mean of learnt vectors of a text's words and word pairs."""
+"""The sum of learnt vectors of a text's words and word pairs."""
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +10,16 @@ from graft.models.backbones.base import SequentialBackbone
 
 
 class BagOfNgrams(SequentialBackbone):
-    """fastText: hashed words and runs of words, each with a vector, averaged (Joulin et al., EACL 2017, section 2).
+    """Hashed words and runs of words, each with a vector, added up: fastText (Joulin et al., EACL 2017, section 2).
 
-    Beyond the paper, a hidden layer with ReLU follows the mean where `hidden` is above 0.
+    Unlike there, the sum is divided by the root of their number, not by the number: means of long texts are so near 0
+    that a few steps of training move them little. A hidden layer with ReLU follows where `hidden` is above 0.
 
     Args:
         buckets: b, how many vectors the n-grams share.
         longest_run: words of the longest n-gram.
         width: of the vectors.
-        hidden: of the layer after the mean, whose outputs are the features; 0 for none.
+        hidden: of the layer after the sum, whose outputs are the features; 0 for none.
         size: the most n-grams that are read of a text.
 
     Raises:
@@ -29,7 +30,7 @@ class BagOfNgrams(SequentialBackbone):
         self,
         buckets: int = 2**15,
         longest_run: int = 2,
-        width: int = 32,
+        width: int = 16,
         hidden: int = 0,
         size: int | None = None,
     ) -> None:
@@ -38,7 +39,7 @@ class BagOfNgrams(SequentialBackbone):
         ):
             if value < least:
                 raise UserError(f"backbone.{name}={value}: expected {least} or more")
-        groups: dict[str, nn.Module] = {"stem": MeanEmbedding(buckets + 1, width)}
+        groups: dict[str, nn.Module] = {"stem": SummedVectors(buckets + 1, width)}
         if hidden:
             groups["stage1"] = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
         super().__init__(
@@ -50,8 +51,8 @@ class BagOfNgrams(SequentialBackbone):
         self.name = "bag_of_ngrams"
 
 
-class MeanEmbedding(nn.Module):
-    """Token ids int64 [n, t], 0 for none, to the mean [n, d] of their vectors; 0 for a text without tokens."""
+class SummedVectors(nn.Module):
+    """Token ids int64 [n, t], 0 for none, to the sum of their vectors over the root of their number, [n, d]."""
 
     def __init__(self, num_ids: int, width: int) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class MeanEmbedding(nn.Module):
             self.vectors.weight[0] = 0.0
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The means."""
+        """The scaled sums; 0 for a text without tokens."""
         vectors: Tensor = self.vectors(ids)
         counts = (ids != 0).sum(dim=1, keepdim=True).clamp(min=1)
-        return vectors.sum(dim=1) / counts.to(vectors.dtype)
+        return vectors.sum(dim=1) / counts.to(vectors.dtype).sqrt()
