@@ -86,7 +86,7 @@ def write_encoder(folder: Path, size: int = 24) -> Path:
         intermediate_size=24,
         max_position_embeddings=size,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = BertModel(config)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")

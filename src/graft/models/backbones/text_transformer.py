@@ -9,10 +9,10 @@ from torch.nn import functional
 from graft.data.texts import TextOverrides, TextPreprocessing
 from graft.data.tokenizing import Subwords
 from graft.errors import UserError
-from graft.models.backbones.base import Backbone
+from graft.models.backbones.base import SequentialBackbone
 
 
-class TextTransformer(Backbone):
+class TextTransformer(SequentialBackbone):
     """An encoder of Vaswani et al. (NeurIPS 2017) with norms before each part, its outputs averaged over the tokens.
 
     Its layer groups are the embeddings (`stem`), each block, and the last norm with the mean (`pool`). The tokenizer is
@@ -45,41 +45,14 @@ class TextTransformer(Backbone):
         if width % heads:
             raise UserError(f"backbone.heads={heads}: expected a divisor of backbone.width={width}")
         preprocessing = TextPreprocessing(128, Subwords(vocabulary=vocabulary))
-        super().__init__(width, preprocessing, TextOverrides(size))
+        overrides = TextOverrides(size)
+        read = overrides.apply(preprocessing).size
+        groups: dict[str, nn.Module] = {"stem": Embeddings(preprocessing.tokenizer.num_ids, read, width, dropout)}
+        for name in (f"block{number}" for number in range(1, depth + 1)):
+            groups[name] = nn.Sequential(OrderedDict({name: Block(width, heads, dropout)}))
+        groups["pool"] = MaskedMean(width)
+        super().__init__(groups, width, preprocessing, overrides)
         self.name = "text_transformer"
-        self.stem = Embeddings(preprocessing.tokenizer.num_ids, self.preprocessing.size, width, dropout)
-        blocks = [(f"block{number}", Block(width, heads, dropout)) for number in range(1, depth + 1)]
-        self.blocks = nn.ModuleDict(OrderedDict(blocks))
-        self.pool = MaskedMean(width)
-
-    @property
-    def layer_groups(self) -> dict[str, nn.Module]:
-        """`stem`, `block1`, ..., `pool`."""
-        return {"stem": self.stem, **self.blocks, "pool": self.pool}
-
-    def cut_points(self) -> tuple[int, ...]:
-        """Before, between and after the layer groups."""
-        return tuple(range(len(self.layer_groups) + 1))
-
-    def native_names(self) -> dict[str, str]:
-        """Each key as it is, blocks without `blocks.`."""
-        return {key: key.removeprefix("blocks.") for key in self.state_dict()}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features [n, d] of token ids int64 [n, t], 0 for none."""
-        return self.forward_from(0, x)
-
-    def forward_to(self, cut: int, x: Tensor) -> Tensor:
-        """What the first `cut` groups make of token ids: vectors and mask [n, t, d + 1], or features [n, d]."""
-        for group in list(self.layer_groups.values())[:cut]:
-            x = group(x)
-        return x
-
-    def forward_from(self, cut: int, x: Tensor) -> Tensor:
-        """Features [n, d] of what `forward_to` made."""
-        for group in list(self.layer_groups.values())[cut:]:
-            x = group(x)
-        return x
 
 
 def with_mask(x: Tensor, mask: Tensor) -> Tensor:
