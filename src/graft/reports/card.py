@@ -180,6 +180,8 @@ def in_words(described: Mapping[str, Any]) -> str:
     if described["modality"] == "audio":
         samples = next(step["to"] for step in before if step["step"].startswith("keep"))
         return f"mono, resampled to {before[1]['to']} Hz, the middle {samples} samples"
+    if described["modality"] == "text":
+        return f"split into {before[1]['to']} tokens ({before[0]['kind']}), or padded with 0 up to as many"
     resized, cropped = before[2], before[4]
     return (
         f"upright, shorter edge resized to {resized['to']} ({resized['interpolation']}, antialiased), centre cropped "
