@@ -188,7 +188,7 @@ def load_domains(experiment: Experiment) -> WeightsFile | None:
 
     All that can be wrong with the user's files shows here, before anything is trained.
     """
-    weights, preprocessing = load_weights_file(experiment)
+    weights, preprocessing = prepared_inputs(experiment)
     experiment.target.load(preprocessing)
     if experiment.source is not None:
         experiment.source.load(experiment.target.rendered(preprocessing))
@@ -271,6 +271,12 @@ def load_weights_file(experiment: Experiment) -> tuple[WeightsFile | None, Input
     return weights, weights.preprocessing or backbone.preprocessing
 
 
+def prepared_inputs(experiment: Experiment) -> tuple[WeightsFile | None, Inputs]:
+    """The same, with what is learned from the source's training samples, or the target's where there is no source."""
+    weights, preprocessing = load_weights_file(experiment)
+    return weights, (experiment.source or experiment.target).fitted(preprocessing)
+
+
 def refuse_data_statistics(experiment: Experiment, backbone: Backbone) -> None:
     """Backbones whose norm layers are folded into the layers before them must be trained with norms as they are.
 
@@ -322,7 +328,7 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
         with open_stage(experiment, "pretrain", key, training, source, folder) as stage:
             fitted = fit_stage(stage, network)
         test = evaluate(network, source, "test", training.device)
-        save_weights(network.backbone, entry / "backbone.safetensors", {})
+        save_weights(network.backbone, entry / "backbone.safetensors", preprocessing_of(source))
         save_weights(network.head, entry / "head.safetensors", {})
         outcome = {"scores": test, "seconds": fitted.seconds, "history": fitted.history}
         atomic_write_json(entry / "outcome.json", outcome)
@@ -822,7 +828,7 @@ def planned_network(experiment: Experiment) -> Network:
     if experiment.adapts:
         load_domains(experiment)
     else:
-        experiment.target.load(load_weights_file(experiment)[1])
+        experiment.target.load(prepared_inputs(experiment)[1])
     return transfer_network(experiment)
 
 

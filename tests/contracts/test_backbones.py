@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -12,9 +14,13 @@ import timm
 import torch
 import torchvision.models
 from conf_plugins import CONF, build, has_placeholder, load, names
+from texts import write_encoder
 from torch import Tensor, nn
 
+from graft.data.preprocessing import Preprocessing
+from graft.data.texts import TextPreprocessing
 from graft.errors import UserError
+from graft.inference.texts import random_tokens
 from graft.models.backbones.base import Backbone, SequentialBackbone
 from graft.models.backbones.timm import TimmBackbone
 from graft.models.backbones.torchvision import TorchvisionBackbone
@@ -25,6 +31,8 @@ SIZES = (32, 64, 96, 224)  # the first that a backbone can be built and run at i
 MEAN, STD = 0.4, 0.3
 # Models reached through the generic files; timm's are of unlike shapes.
 TORCHVISION = ("squeezenet1_0", "regnet_x_400mf", "mnasnet0_5")
+TEXT = ("bag_of_ngrams", "text_transformer", "hugging_face")
+ENCODER = "an encoder that is written when it is needed"
 TIMM = (
     "test_vit",
     "test_resnet",
@@ -37,6 +45,7 @@ TIMM = (
 
 def _configs() -> dict[str, dict[str, Any]]:
     configs = {name: load("backbone", name) for name in names("backbone")}
+    configs["hugging_face"]["path"] = ENCODER
     generic = {"torchvision": TORCHVISION, "timm": TIMM}
     for kind, models in generic.items():
         config = configs.pop(kind)
@@ -46,6 +55,7 @@ def _configs() -> dict[str, dict[str, Any]]:
 
 
 CONFIGS = _configs()
+READING = [key for key, config in CONFIGS.items() if config["_target_"].split(".")[-2] in TEXT]  # texts, not images
 
 
 def _marked() -> list[Any]:
@@ -60,7 +70,16 @@ def _marked() -> list[Any]:
     return [pytest.param(key, marks=pytest.mark.slow if key in slow else ()) for key in CONFIGS]
 
 
+@cache
+def encoder() -> str:
+    return str(write_encoder(Path(mkdtemp())))
+
+
 def smallest(config: dict[str, Any]) -> Backbone:
+    if config in [CONFIGS[key] for key in READING]:
+        path = {"path": encoder()} if "path" in config else {}
+        reading: Backbone = build({**config, **path, "size": 12}).eval()
+        return reading
     for size in SIZES:
         try:
             channels = config.get("channels", 3)
@@ -77,8 +96,10 @@ def smallest(config: dict[str, Any]) -> Backbone:
 
 def images(backbone: Backbone, n: int = 2) -> Tensor:
     preprocessing = backbone.preprocessing
-    shape = (n, preprocessing.channels, preprocessing.size, preprocessing.size)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    if isinstance(preprocessing, TextPreprocessing):
+        return random_tokens(preprocessing, n, generator).long()
+    return torch.randn((n, *preprocessing.shape), generator=generator)
 
 
 @pytest.fixture(scope="module", params=_marked())
@@ -113,7 +134,7 @@ def test_every_parameter_and_buffer_is_in_exactly_one_group(backbone: Backbone) 
     assert all(groups), "a group without anything in it"
     assert sum(map(len, groups)) == len(set().union(*groups))
     assert set().union(*groups) == set(tensors(backbone))
-    assert next(iter(backbone.layer_groups)) == "stem"
+    assert next(iter(backbone.layer_groups)) in ("stem", "embeddings")
 
 
 def test_groups_come_in_the_order_in_which_the_input_passes_them(backbone: Backbone) -> None:
@@ -197,6 +218,10 @@ def test_every_parameter_gets_a_gradient(backbone: Backbone) -> None:
 
 
 def test_the_user_has_the_last_word_on_preprocessing(backbone: Backbone) -> None:
+    if not isinstance(backbone.preprocessing, Preprocessing):
+        assert backbone.preprocessing.size == 12
+        assert backbone.overrides.apply(backbone.preprocessing.with_size(9)).size == 12
+        return
     channels = backbone.preprocessing.channels
     assert backbone.preprocessing.mean == (MEAN,) * channels
     assert backbone.preprocessing.std == (STD,) * channels
@@ -272,6 +297,21 @@ def test_every_regnet_has_groups(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     for drawing in ("normal_", "kaiming_uniform_", "uniform_", "zeros_", "ones_"):  # of up to 645 million weights
         monkeypatch.setattr(nn.init, drawing, lambda tensor, *_, **__: tensor)
     assert list(TorchvisionBackbone(name).layer_groups) == ["stem", "stage1", "stage2", "stage3", "stage4"]
+
+
+@pytest.mark.parametrize("key", READING)
+def test_padding_and_the_other_texts_of_a_batch_change_nothing(key: str) -> None:
+    torch.manual_seed(0)
+    backbone = smallest(CONFIGS[key])
+    x = images(backbone, 4)
+    x[1] = 0
+    short = x[3:4]
+    assert short[0, -1] == 0
+    with torch.no_grad():
+        found = backbone(x)
+        torch.testing.assert_close(backbone(short), found[3:4])
+        assert found.isfinite().all(), "a text without tokens too"
+        assert not torch.allclose(found[0], found[2])
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "backbone").glob("*.yaml")), ids=lambda path: path.stem)

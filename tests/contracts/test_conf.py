@@ -9,6 +9,7 @@ import torch
 import yaml
 from conf_plugins import CONF
 from hydra.core.config_loader import ConfigLoader
+from texts import write_encoder
 
 from graft.build.validation import validate
 from graft.cli.catalogue import description
@@ -66,8 +67,10 @@ def give(node: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("words", PLACES, ids=" ".join)
-def test_composes_and_validates(words: list[str], loader: ConfigLoader) -> None:
+def test_composes_and_validates(words: list[str], loader: ConfigLoader, tmp_path: Path) -> None:
     config = compose(loader, words)
+    if words[0] == "backbone=hugging_face":
+        config["backbone"]["path"] = str(write_encoder(tmp_path))
     for group in ("source", "target", "backbone"):
         give(config[group], NAMES.get(words[0], "given"))
     assert validate(config) == []

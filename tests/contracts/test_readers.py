@@ -13,18 +13,24 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from sounds import tone, write_wav
+from texts import write_reviews, write_text_folder
 
 import graft.data.readers
 from graft.cli.compose import register_resolvers
 from graft.data.domain import Domain
-from graft.data.preprocessing import Preprocessing
+from graft.data.preprocessing import Inputs, Preprocessing
 from graft.data.readers.base import RawDataset
+from graft.data.texts import TextPreprocessing
+from graft.data.tokenizing import HashedNgrams
 from graft.errors import UserError
 
 CONF = conf_plugins.CONF / "domain"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if not path.stem.startswith("_"))
 READERS = [module.name for module in pkgutil.iter_modules(graft.data.readers.__path__) if module.name != "base"]
-PREPROCESSING = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
+PREPROCESSING: dict[str, Inputs] = {
+    "image": Preprocessing(16, (0.5,) * 3, (0.5,) * 3),
+    "text": TextPreprocessing(16, HashedNgrams(buckets=100)),
+}
 SMALL = {"num_samples": 100, "num_test_samples": 50}
 
 
@@ -89,11 +95,18 @@ def write_sounds(folder: Path) -> Path:
     return folder
 
 
+def write_text_table(folder: Path) -> Path:
+    write_reviews(folder)
+    return folder / "films_train.csv"
+
+
 # The domains that are at a path of the user's own, and what writes them there.
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "arrays": write_arrays,
     "audio_folder": write_sounds,
     "image_folder": write_image_folder,
+    "text_table": write_text_table,
+    "text_folder": write_text_folder,
 }
 READABLE = [name for name in NAMES if name != "none" and ("path" not in set(merged(name)) or name in WRITERS)]
 
@@ -138,6 +151,8 @@ def test_a_reader_returns_what_a_domain_needs(name: str, tmp_path: Path) -> None
         if isinstance(split.samples, np.ndarray):
             assert split.samples.dtype == np.uint8
             assert split.samples.ndim == 3 or split.samples.shape[3] in (1, 3)
+        elif raw.modality == "text":
+            assert all(isinstance(text, str) and text for text in split.samples)
         else:
             assert all(isinstance(path, Path) and path.is_file() for path in split.samples)
     assert set(raw.train.labels) == set(range(len(raw.class_names)))
@@ -149,12 +164,13 @@ def test_a_reader_returns_what_a_domain_needs(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", READABLE)
 def test_a_domain_can_be_trained_on(name: str, tmp_path: Path) -> None:
     domain = domain_of(read(name, tmp_path) | {"labels_per_class": 1, "val_fraction": 0.2})
-    domain.load(PREPROCESSING)
+    preprocessing = PREPROCESSING["text" if name.startswith("text_") else "image"]
+    domain.load(preprocessing)
     assert domain.sizes["train"] == domain.num_classes
     assert domain.sizes["val"] > 0
     assert domain.sizes["test"] > 0
     [batch, *_] = domain.train_dataloader()
-    assert domain.view.evaluate(batch.x).shape[1:] == (3, 16, 16)
+    assert domain.view.evaluate(batch.x).shape[1:] == preprocessing.shape
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "path" in set(merged(name))])

@@ -74,6 +74,16 @@ class CoTTA(OnlineByNorms):
         if not self.augmentation.any:
             raise UserError("after.cotta.augmentation: all views would be the same; give crop_padding, for instance")
 
+    def check(self, network: Network) -> None:
+        """There are norm layers, and images whose views can be averaged.
+
+        Raises:
+            UserError: there are none.
+        """
+        super().check(network)
+        if network.backbone.preprocessing.modality != "image":
+            raise UserError("it averages crops of images, which texts have not; use after=tent or eata")
+
     def begin(self, deployed: Deployed) -> Predictor:
         """With the network as trained, and a copy as the teacher."""
         normalise_by_batch(deployed.network)

@@ -160,6 +160,21 @@ class Domain(LightningDataModule):
         self.preprocessing = preprocessing
         self.begin(seed=0, first_epoch=0)
 
+    def fitted(self, wanted: Inputs) -> Inputs:
+        """What a backbone wants, with what that learns from this domain's training samples: a tokenizer's pieces.
+
+        Labels are not looked at, so samples beyond the label budget count too. Nothing is read where there is nothing
+        to learn.
+        """
+        fit = modality_of(wanted).fit
+        return wanted if fit is None else fit(wanted, lambda: self.training_samples(wanted))
+
+    def training_samples(self, wanted: Inputs) -> list[Any]:
+        """The training samples as they are read, in order, whether in the label budget or not."""
+        raw = self._read(self.rendered(wanted))
+        parts = split_samples(raw.train.labels, raw.class_names, self.rules, raw.val is None, raw.test is None)
+        return [raw.train.samples[position] for position in parts.pool]
+
     def rendered(self, wanted: Inputs) -> Inputs:
         """What this domain's samples go through for a backbone that wants these inputs."""
         return wanted if self.rendering is None else self.rendering.for_backbone(wanted)

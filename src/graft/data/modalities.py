@@ -21,6 +21,7 @@ from graft.data.sound_augment import SoundAugmentation
 from graft.data.sound_preprocessing import sound_preprocessing
 from graft.data.sound_view import SoundView
 from graft.data.sounds import open_sounds
+from graft.data.texts import TextAugmentation, TextView, fit_tokenizer, open_texts, text_preprocessing
 from graft.data.view import View
 from graft.errors import UserError, did_you_mean
 
@@ -67,6 +68,8 @@ class Modality:
     preprocessing: Callable[[dict[str, Any]], Inputs]  # from what `Inputs.as_dict` says
     domains: str  # some that hold such samples, for errors
     backbones: str  # some that take them
+    # what a backbone wants, and what gives the samples that it may learn from -> what it wants once that is learned
+    fit: Callable[[Any, Callable[[], Any]], Inputs] | None = None
 
 
 MODALITIES: dict[str, Modality] = {
@@ -87,6 +90,16 @@ MODALITIES: dict[str, Modality] = {
         preprocessing=sound_preprocessing,
         domains="audio_folder",
         backbones="cnn, resnet20 or resnet18, with a rendering of sounds as spectrograms",
+    ),
+    "text": Modality(
+        noun="text",
+        open=open_texts,
+        view=TextView,
+        augmentation=TextAugmentation,
+        preprocessing=text_preprocessing,
+        domains="text_table or text_folder",
+        backbones="bag_of_ngrams, text_transformer or hugging_face",
+        fit=fit_tokenizer,
     ),
 }
 

@@ -88,6 +88,10 @@ class SeveralDomains(Domain):
         self.preprocessing = wanted
         self.begin(seed=0, first_epoch=0)
 
+    def training_samples(self, wanted: Inputs) -> list[Any]:
+        """Those of every part, one after the other."""
+        return [sample for part in self.parts.values() for sample in part.training_samples(wanted)]
+
     def groups(self, dataset: LabelledImages) -> tuple[np.ndarray, ...]:
         """What takes turns in batches: the parts where their shares are equal, and the classes where balanced."""
         domains = dataset.domains

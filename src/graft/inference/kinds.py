@@ -15,6 +15,7 @@ from graft.data.readers.base import Unreadable
 from graft.errors import UserError
 from graft.inference.images import Normalised, image_canvas, images_at, pixels
 from graft.inference.sounds import Spectrograms, random_waveforms, sounds_at, waveform
+from graft.inference.texts import WholeNumbers, random_tokens, texts_at, token_ids
 
 Refuse = Callable[[Unreadable], None]
 PassOver = Callable[[Path], None]
@@ -68,6 +69,15 @@ KINDS: dict[str, Kind] = {
         store=waveform,
         example=random_waveforms,
         inside=Spectrograms,
+    ),
+    "text": Kind(
+        nouns="texts",
+        inputs="tokens",
+        at=texts_at,
+        lines_are_samples=True,
+        store=token_ids,
+        example=random_tokens,
+        inside=WholeNumbers,
     ),
 }
 

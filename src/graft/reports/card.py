@@ -14,7 +14,7 @@ WEAK = 0.5  # a class of lower accuracy is named among the limits
 FEW_SAMPLES = 100
 
 
-NOUNS = {"image": "image", "audio": "sound"}
+NOUNS = {"image": "image", "audio": "sound", "text": "text"}
 
 
 def description(
@@ -22,10 +22,8 @@ def description(
 ) -> dict[str, Any]:
     """How a file is used: what a sample goes through before, what the file does itself, what comes out."""
     modality = preprocessing.get("modality", "image")
-    steps = sound_steps(preprocessing) if modality == "audio" else image_steps(preprocessing)
+    steps = STEPS[modality](preprocessing)
     holds_weights_alone = kind == "safetensors"
-    size = preprocessing["size"]
-    bare = {"name": steps.name, "type": "float32", "shape": ["n", len(preprocessing["mean"]), size, size]}
     return {
         "graft": __version__,
         "run": record["id"],
@@ -34,9 +32,11 @@ def description(
         "modality": modality,
         "classes": list(record["classes"]["names"]),
         "before": [*steps.before, *steps.inside] if holds_weights_alone else steps.before,
-        "input": bare
-        if holds_weights_alone
-        else {"name": steps.name, "type": steps.dtype, "shape": ["n", *steps.shape]},
+        "input": {
+            "name": steps.name,
+            "type": steps.bare_dtype if holds_weights_alone else steps.dtype,
+            "shape": ["n", *(steps.bare_shape if holds_weights_alone else steps.shape)],
+        },
         "inside": [] if holds_weights_alone else steps.inside,
         "outputs": {"logits": ["n", len(record["classes"]["names"])]}
         if holds_weights_alone
@@ -55,6 +55,8 @@ class Steps:
     shape: list[int]  # of one input
     before: list[dict[str, Any]]
     inside: list[dict[str, Any]]  # unless the file holds weights alone
+    bare_dtype: str  # of what the network itself is given
+    bare_shape: list[int]
 
 
 def image_steps(preprocessing: Mapping[str, Any]) -> Steps:
@@ -76,7 +78,8 @@ def image_steps(preprocessing: Mapping[str, Any]) -> Steps:
     ]
     applied = {"scale": 1 / 255, "mean": list(preprocessing["mean"]), "std": list(preprocessing["std"])}
     normalise = {"step": "(pixel * scale - mean) / std, by channel", **applied}
-    return Steps("images", "uint8", [channels, size, size], before, [normalise])
+    shape = [channels, size, size]
+    return Steps("images", "uint8", shape, before, [normalise], "float32", shape)
 
 
 def sound_steps(preprocessing: Mapping[str, Any]) -> Steps:
@@ -103,7 +106,26 @@ def sound_steps(preprocessing: Mapping[str, Any]) -> Steps:
     }
     applied = {"mean": list(preprocessing["mean"]), "std": list(preprocessing["std"])}
     normalise = {"step": "(value - mean) / std, in each channel", **applied}
-    return Steps("waveforms", "int16", [samples], before, [spectrogram, normalise])
+    shape = [len(preprocessing["mean"]), size, size]
+    return Steps("waveforms", "int16", [samples], before, [spectrogram, normalise], "float32", shape)
+
+
+def text_steps(preprocessing: Mapping[str, Any]) -> Steps:
+    """From a text to token ids."""
+    size, tokenizer = preprocessing["size"], preprocessing["tokenizer"]
+    how = {
+        "hashed_ngrams": "words (\\w+(?:'\\w+)?|[^\\w\\s]) in lower case and runs of them, each after its last "
+        "word; 1 + CRC-32 of the UTF-8 bytes, words joined by a space, modulo the number of buckets",
+        "subwords": "as the tokenizers library does with the definition; 1 + its ids",
+    }
+    before = [
+        {"step": "split into tokens", "how": how[tokenizer["kind"]], **tokenizer},
+        {"step": "cut, or pad with 0 at the end", "to": size},
+    ]
+    return Steps("tokens", "int32", [size], before, [], "int64", [size])
+
+
+STEPS = {"image": image_steps, "audio": sound_steps, "text": text_steps}
 
 
 def model_card(record: Record, described: Mapping[str, Any]) -> str:
@@ -158,6 +180,8 @@ def in_words(described: Mapping[str, Any]) -> str:
     if described["modality"] == "audio":
         samples = next(step["to"] for step in before if step["step"].startswith("keep"))
         return f"mono, resampled to {before[1]['to']} Hz, the middle {samples} samples"
+    if described["modality"] == "text":
+        return f"split into {before[1]['to']} tokens ({before[0]['kind']}), or padded with 0 up to as many"
     resized, cropped = before[2], before[4]
     return (
         f"upright, shorter edge resized to {resized['to']} ({resized['interpolation']}, antialiased), centre cropped "

@@ -1,4 +1,4 @@
-"""Predict the classes of images with the network of a finished run, as CSV or JSON lines.
+"""Predict the classes of images or texts with the network of a finished run, as CSV or JSON lines.
 
 Takes the folder of a run, then image files, folders of images, .npz files with one array of images, or - for paths
 from standard input, one a line:
@@ -6,9 +6,15 @@ from standard input, one a line:
   graft predict outputs/latest photos/ --top-k 3
   find . -name '*.jpg' | graft predict outputs/latest - --format json --output found.jsonl
 
-Images are brought to the network as in the run's own evaluation. Where the run found a temperature (after=temperature),
-probabilities are calibrated by it. Images that cannot be read are named on standard error, the others are predicted,
-and the exit code is 1. In folders, files whose names are not those of images are passed over.
+Where the run reads texts: text files, folders of .txt, tables (.csv, .tsv, .jsonl, .parquet) with a column of texts,
+or - for texts from standard input, one a line:
+
+  echo "I could not put it down" | graft predict outputs/latest -
+
+Samples are brought to the network as in the run's own evaluation. Where the run found a temperature
+(after=temperature), probabilities are calibrated by it. Samples that cannot be read are named on standard error, the
+others are predicted, and the exit code is 1. In folders, files whose names are not those of such samples are passed
+over.
 """
 
 import sys
@@ -79,11 +85,11 @@ def parser() -> Parser:
     result = command_parser("predict")
     option = result.add_argument
     option("run", type=Path, metavar="RUN", help="the folder of a finished run, such as outputs/latest")
-    option("inputs", nargs="+", metavar="FILE|DIR|-", help="images, folders of them, or - for paths on standard input")
+    option("inputs", nargs="+", metavar="FILE|DIR|-", help="samples, folders of them, or - for standard input")
     option("--format", choices=ROW_FORMATS, default="csv", help="csv (the default), or json: an object a line")
     option("--top-k", type=int, default=1, metavar="K", help="the K most probable classes; by default 1")
     option("--probabilities", action="store_true", help="also the probability of every class")
-    option("--batch-size", type=int, metavar="N", help="images predicted at once; by default by their size")
+    option("--batch-size", type=int, metavar="N", help="samples predicted at once; by default by their size")
     option("--device", choices=DEVICES, default="auto", help="auto (the default) takes a GPU where there is one")
     option("--output", type=Path, metavar="FILE", help="where to write; by default to standard output")
     return result

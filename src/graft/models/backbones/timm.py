@@ -1,7 +1,7 @@
 """Any timm model as a backbone."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from graft.data.preprocessing import Preprocessing
 from graft.errors import UserError, did_you_mean
 from graft.models.backbones.base import Backbone, Overrides
+from graft.models.backbones.views import view_of_group
 
 
 class TimmBackbone(Backbone):
@@ -54,7 +55,7 @@ class TimmBackbone(Backbone):
     def layer_groups(self) -> dict[str, nn.Module]:
         """Views of the model's modules, in order from input to output; not a composition."""
         names = dict.fromkeys(self._group_of.values())
-        return {group: _view(self.model, "", group, self._find_group) for group in names}
+        return {group: view_of_group(self.model, "", group, self._find_group) for group in names}
 
     def _find_group(self, name: str) -> str:
         """The group of a parameter or buffer; of one that was put around or beside a layer, that layer's."""
@@ -140,22 +141,3 @@ def _group_names(model: Any) -> dict[str, str]:
     kind = "block" if any(re.match(r"blocks\.\d+\.[a-z]", name) for name in tensors) else "stage"
     names = ["stem", *(f"{kind}{number}" for number in range(1, len(groups)))]
     return {name: group for group, members in zip(names, groups, strict=True) for name in members}
-
-
-def _view(module: nn.Module, prefix: str, group: str, group_of: Callable[[str], str]) -> nn.Module:
-    """The part of `module` that is in the group: the module itself where that is all of it."""
-    tensors = [*module.named_parameters(prefix.rstrip(".")), *module.named_buffers(prefix.rstrip("."))]
-    if tensors and all(group_of(name) == group for name, _ in tensors):
-        return module
-    view = nn.Module()
-    for name, parameter in module.named_parameters(recurse=False):
-        if group_of(prefix + name) == group:
-            view.register_parameter(name, parameter)
-    for name, buffer in module.named_buffers(recurse=False):
-        if group_of(prefix + name) == group:
-            view.register_buffer(name, buffer, persistent=name not in module._non_persistent_buffers_set)
-    for name, child in module.named_children():
-        part = _view(child, f"{prefix}{name}.", group, group_of)
-        if any(True for _ in part.parameters()) or any(True for _ in part.buffers()):
-            view.add_module(name, part)
-    return view
