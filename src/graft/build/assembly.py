@@ -105,6 +105,7 @@ def make_training(config: Config, stage: Config, max_epochs: int, seed: int) -> 
         max_epochs=max_epochs,
         seed=seed,
         callbacks=partial(make_callbacks, config["callbacks"]),
+        save_every=60 * config["checkpoints"]["every_minutes"],
     )
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from graft.data.augment import Augmentation
 from graft.data.canvas_cache import CanvasCache
-from graft.data.datasets import BatchLoader, EpochSampler, LabelledImages, UnlabelledImages
+from graft.data.datasets import NOTHING, BatchLoader, Done, EpochSampler, LabelledImages, UnlabelledImages
 from graft.data.decoding import Unreadable
 from graft.data.images import ImageFiles, Images, ResizedImages, num_bytes, open_images
 from graft.data.label_space import LabelSpace
@@ -128,6 +128,7 @@ class Domain(LightningDataModule):
             return
         data = shared(self.reader, (preprocessing, self.memory_limit, self.cache), lambda: self._decode(preprocessing))
         skipped = self._refuse_or_skip(data)
+        self._broken = {found.path for found in data.broken}
         self._check_classes(data.splits, data.class_names)
         self.datasets, self.pool = self._split(data.splits, data.class_names)
         self.class_names = data.class_names
@@ -149,12 +150,16 @@ class Domain(LightningDataModule):
 
         Args:
             seed: what the orders are drawn from.
-            first_epoch: epochs of the stage that lie behind.
+            first_epoch: epochs of the stage that lie behind as the fit begins.
             augment: False trains on the view that evaluation uses.
         """
         assert self.preprocessing is not None, "load first"
-        self.seed, self.first_epoch = seed, first_epoch
+        self.seed, self.first_epoch, self.done = seed, first_epoch, NOTHING
         self.view = View(self.preprocessing, self.augmentation if augment else None, self.num_classes)
+
+    def go_on(self, done: Done) -> None:
+        """Let the fit that follows begin where it was left."""
+        self.done = done
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The shuffled training samples, of which each rank has its share."""
@@ -180,6 +185,24 @@ class Domain(LightningDataModule):
         dataset = self.pool if split == "train" else self.datasets[split]
         return self._loader(UnlabelledImages(dataset.images, dataset.positions), shuffle, shared)
 
+    def training_names(self, index: torch.Tensor, unlabelled: bool = False) -> list[str]:
+        """What training samples are called, at positions [n] of the split: files below the data's root, or numbers.
+
+        The data are read again for that.
+        """
+        samples = self.pool if unlabelled else self.datasets["train"]
+        positions = samples.positions[index].tolist()
+        files = self._training_files()
+        return [files[position] if files else f"image {position}" for position in positions]
+
+    def _training_files(self) -> list[str]:
+        """The names of all training images that can be read; none where they are no files."""
+        raw = self.reader.read()
+        if isinstance(raw.train.images, np.ndarray):
+            return []
+        readable = [path for path in raw.train.images if path not in self._broken]
+        return [(path.relative_to(raw.root) if raw.root else path).as_posix() for path in readable]
+
     def with_all_images(self) -> "Domain":
         """The same domain with all of its training images in `train`, whether in the label budget or not."""
         if not self.partly_labelled:
@@ -197,6 +220,8 @@ class Domain(LightningDataModule):
         sampler = EpochSampler(
             len(dataset), batch_size or self.batch_size, self.seed, self.first_epoch, shuffle, *ranks, groups
         )
+        if shuffle and shared:
+            sampler.go_on(self.done)
         num_workers = self._num_workers(dataset.images)
         if num_workers == 0:
             return BatchLoader(dataset, sampler)

@@ -46,7 +46,7 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", 
 
 IMAGE_CACHES = tuple(f"{domain}.{key}" for domain in ("source", "target") for key in ("cache", "cache_limit_gib"))
 # Parts of the configuration that say where a run writes and what it shows, not what it computes.
-NOT_IDENTITY = ("paths", "logger", "hydra", "sweep", "features", "analysis", *IMAGE_CACHES)
+NOT_IDENTITY = ("paths", "logger", "hydra", "sweep", "checkpoints", "features", "analysis", *IMAGE_CACHES)
 
 
 def run_identity(config: dict[str, Any]) -> str:
