@@ -34,7 +34,7 @@ from graft.callbacks.checkpoints import (
     read_last_checkpoint,
 )
 from graft.callbacks.choices import Choice, label_free_choices
-from graft.callbacks.finite import FiniteLoss, name_batch
+from graft.callbacks.finite import FiniteLoss, name_images
 from graft.callbacks.progress import StageProgress
 from graft.data.datasets import Done
 from graft.data.domain import Domain
@@ -436,7 +436,7 @@ def make_trainer(
                 check_on_train_epoch_end=True,
             )
         )
-    callbacks.append(FiniteLoss(partial(name_batch, stage.domain, stage.unlabelled), str(stage.folder / LAST)))
+    callbacks.append(FiniteLoss(partial(name_images, stage.domain, stage.unlabelled), str(stage.folder / LAST)))
     callbacks.append(StageLogger(steps_before))
     callbacks.append(StageProgress(stage.name, stage.training.max_epochs))
     phase_monitor = (phase.plateau.monitor, phase.plateau.mode) if phase.plateau else (MONITOR, "max")

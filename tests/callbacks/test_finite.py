@@ -48,14 +48,16 @@ def folder_of_images(folder: Path) -> Domain:
 
 def test_a_loss_that_is_no_number_names_the_batch(tmp_path: Path) -> None:
     domain = folder_of_images(tmp_path / "images")
-    with pytest.raises(UserError, match=r"^the loss is nan in batch 2 of epoch 2, of [ab]/\d+\.png, .* and \d more; "):
+    with pytest.raises(
+        UserError, match=r"^the loss is nan in batch 2 of epoch 2, of folder [ab]/\d+\.png, .* and \d more; "
+    ):
         fit_stage(stage(tmp_path / "s", domain, training(callbacks=(Spoil(before=1),))), network(num_classes=2))
     assert len(read_checkpoint(tmp_path / "s" / LAST)["stage"]["history"]) == 1
 
 
 def test_no_checkpoint_holds_weights_that_are_no_numbers(tmp_path: Path) -> None:
     domain = tiny_domain(tmp_path)
-    with pytest.raises(UserError, match=r"^the weights are not finite after batch 3 of epoch 2, of image \d+, "):
+    with pytest.raises(UserError, match=r"^the weights are not finite after batch 3 of epoch 2, of tiny image \d+, "):
         fit_stage(stage(tmp_path / "s", domain, training(callbacks=(Spoil(after=2),))), network())
     left = read_checkpoint(tmp_path / "s" / LAST)
     assert len(left["stage"]["history"]) == 1

@@ -1,5 +1,6 @@
 """Losses and weights that are no longer numbers end a fit at that step, before a checkpoint could hold them."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +21,14 @@ class _Seen(NamedTuple):
     epoch: int
     batch_index: int
     loss: Tensor
-    batch: Any
+    positions: "Positions"
+
+
+class Positions(NamedTuple):
+    """Where a batch's images are in their splits: those of the domain with labels, and those without."""
+
+    labelled: Tensor | None
+    unlabelled: Tensor | None
 
 
 class FiniteLoss(Callback):
@@ -31,12 +39,12 @@ class FiniteLoss(Callback):
     of weights that are not finite, so the last one is good.
 
     Args:
-        name_batch: says which images a batch holds.
+        name_images: says which images are at the positions.
         where: the last checkpoint, for the error.
     """
 
-    def __init__(self, name_batch: Callable[[Any], str], where: str) -> None:
-        self.name_batch, self.where = name_batch, where
+    def __init__(self, name_images: Callable[[Positions], str], where: str) -> None:
+        self.name_images, self.where = name_images, where
         self._seen: list[_Seen] = []
         self._last: list[_Seen] = []
 
@@ -49,7 +57,9 @@ class FiniteLoss(Callback):
             UserError: it is not finite.
         """
         assert isinstance(pl_module, GraftModule)
-        self._seen.append(_Seen(pl_module.stage_epoch + 1, batch_idx + 1, outputs["loss"].detach(), batch))
+        self._seen.append(
+            _Seen(pl_module.stage_epoch + 1, batch_idx + 1, outputs["loss"].detach(), positions_of(batch))
+        )
         if pl_module.device.type == "cpu" or len(self._seen) == BATCHES_AT_ONCE:
             self._look()
 
@@ -68,25 +78,32 @@ class FiniteLoss(Callback):
         if not self._seen:
             return
         self._last, seen, self._seen = self._seen[-1:], self._seen, []
-        finite = torch.stack([each.loss for each in seen]).isfinite().tolist()
-        if all(finite):
-            return
-        first = seen[finite.index(False)]
-        raise UserError(self._said(f"the loss is {float(first.loss):g} in", first))
+        losses = [float(seen[0].loss)] if len(seen) == 1 else torch.stack([each.loss for each in seen]).tolist()
+        for each, loss in zip(seen, losses, strict=True):
+            if not math.isfinite(loss):
+                raise UserError(self._said(f"the loss is {loss:g} in", each))
 
     def _said(self, what: str, seen: _Seen) -> str:
         return (
-            f"{what} batch {seen.batch_index} of epoch {seen.epoch}, of {self.name_batch(seen.batch)}; "
+            f"{what} batch {seen.batch_index} of epoch {seen.epoch}, of {self.name_images(seen.positions)}; "
             f"{self.where} is from before; {ADVICE}"
         )
 
 
-def name_batch(source: Domain, target: Domain | None, batch: Any) -> str:
-    """The images of a batch by name, those of both domains where there are two."""
+def positions_of(batch: Any) -> Positions:
+    """The positions alone, so that nothing holds the images."""
     if not isinstance(batch, PairedBatch):
-        return listed(source.training_names(batch.positions.cpu()), MOST_NAMES)
-    assert target is not None
-    parts = [] if batch.source is None else source.training_names(batch.source.positions.cpu())
-    unlabelled = target.training_names(batch.target.positions.cpu(), unlabelled=True)
-    sides = [f"{source.name} {listed(parts, MOST_NAMES)}"] if parts else []
-    return " and ".join([*sides, f"{target.name} {listed(unlabelled, MOST_NAMES)}"])
+        return Positions(batch.positions, None)
+    return Positions(None if batch.source is None else batch.source.positions, batch.target.positions)
+
+
+def name_images(labelled: Domain, unlabelled: Domain | None, positions: Positions) -> str:
+    """The images of a batch by name, those of both domains where there are two."""
+    parts = []
+    if positions.labelled is not None:
+        parts.append(f"{labelled.name} {listed(labelled.training_names(positions.labelled.cpu()), MOST_NAMES)}")
+    if positions.unlabelled is not None:
+        assert unlabelled is not None
+        names = unlabelled.training_names(positions.unlabelled.cpu(), unlabelled=True)
+        parts.append(f"{unlabelled.name} {listed(names, MOST_NAMES)}")
+    return " and ".join(parts)

@@ -229,7 +229,7 @@ def run_with_retries(config: dict[str, Any], folder: Path, overrides: Sequence[s
             if not_written is not None and not isinstance(error, UserError):
                 with suppress(OSError):
                     ask_to_stop(folder.parent, f"job {folder.name} could not write")
-                raise UserError(cannot_write(folder.parent, not_written)) from error
+                error = UserError(cannot_write(folder.parent, not_written))
             if isinstance(error, UserError) or not retries_left:
                 write_failure(folder, config, error)
                 break
