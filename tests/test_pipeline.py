@@ -183,11 +183,11 @@ def test_from_scratch_nothing_is_transferred(record_of: Run) -> None:
     assert record["training_labels"] == 48
 
 
-def test_a_diverged_run_is_whole(record_of: Run) -> None:
-    record = record_of("optimizer.lr=1e30", "logger=tensorboard", "baselines=[]")
-    assert record["status"] == "done"
-    assert record["transferred"]["moved"] is None
-    assert record["transferred"]["groups"]["stage3"]["cka"] is None
+def test_a_run_that_diverges_ends_at_that_step(record_of: Run) -> None:
+    with pytest.raises(
+        UserError, match=r"the (loss is|weights are not finite).* batch \d of epoch \d, of digits image \d+,"
+    ):
+        record_of("optimizer.lr=1e30", "logger=tensorboard", "baselines=[]")
 
 
 def test_weights_of_an_earlier_run_are_a_start(record_of: Run) -> None:

@@ -1,5 +1,7 @@
 """Errors meant for the person at the terminal."""
 
+import errno
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +19,32 @@ class PrunedError(Exception):
         self.epoch = epoch  # the last one, counted from 1
         self.metric = metric
         self.value = value
+
+
+NOT_WRITTEN = tuple(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM") if hasattr(errno, name)
+)
+
+
+def storage_error(error: BaseException) -> OSError | None:
+    """What kept a file from being written, where an error comes of that: no room, no permission; None otherwise."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in NOT_WRITTEN:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def of_file(error: OSError, path: Path | None = None) -> str:
+    """A file and what is wrong with it, in a line.
+
+    >>> of_file(OSError(errno.ENOSPC, "No space left on device"), Path("a/b"))
+    'a/b: No space left on device'
+    """
+    where = error.filename if error.filename is not None else path
+    reason = error.strerror or os.strerror(error.errno or 0)
+    return f"{where}: {reason}" if where is not None else reason
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

@@ -1,5 +1,6 @@
 """One experiment, composed and validated, before anything runs."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,6 +44,7 @@ class Training:
     seed: int
     callbacks: Callable[[], list[Callback]]  # fresh ones for each fit
     search: Mapping[str, Any] = field(default_factory=dict)  # how the learning rate was found where it was "auto"
+    save_every: float = math.inf  # seconds between checkpoints within an epoch
     augmented_views: int = 0  # fixed ones of each image for phases that freeze a prefix and augment; 0: random ones
     regularisers: Mapping[str, Regulariser] = field(default_factory=dict)  # terms beside the objective's, by name
     adaptation: Mapping[str, Adaptation] = field(default_factory=dict)  # terms on the target's images without labels

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from graft import __version__
 from graft.batch import LabelledBatch, UnlabelledBatch, in_dtype
 from graft.data.augment import Augmentation
-from graft.data.datasets import BatchLoader, EpochSampler
+from graft.data.datasets import NOTHING, BatchLoader, Done, EpochSampler
 from graft.data.domain import Domain
 from graft.data.modalities import make_view
 from graft.data.threaded import in_order, num_cores
@@ -251,6 +251,7 @@ def write(folder: Path, batches: Iterable[Tensor], num_samples: int) -> None:
         if start == 0:
             shape = [num_samples, *batch.shape[1:]]
             atomic_write_json(folder / SHAPE, {"shape": shape, "dtype": str(batch.dtype).removeprefix("torch.")})
+            allocate(folder / VALUES, math.prod(shape) * batch.element_size())
             values = map_file(folder / VALUES, shape, batch.dtype, shared=True)
         values[start : start + len(batch)] = batch
         start += len(batch)
@@ -261,6 +262,21 @@ def mapped(folder: Path) -> Tensor:
     """The values [n, ...] that `write` wrote, mapped into memory."""
     description = read_json(folder / SHAPE)
     return map_file(folder / VALUES, description["shape"], getattr(torch, description["dtype"]), shared=False)
+
+
+def allocate(path: Path, size: int) -> None:
+    """A file of so many bytes that has its room on disk: where there is none left, writing to its map is fatal.
+
+    Raises:
+        OSError: there is no room.
+    """
+    with path.open("xb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except AttributeError:  # a system without
+            file.truncate(size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def map_file(path: Path, shape: list[int], dtype: torch.dtype, shared: bool) -> Tensor:
@@ -347,7 +363,11 @@ class FeatureDomain(LightningDataModule):
 
     def begin(self, seed: int, first_epoch: int, augment: bool = False) -> None:
         """Set the batch order of the fits that follow. Features are fixed views: there is nothing to augment."""
-        self.seed, self.first_epoch = seed, first_epoch
+        self.seed, self.first_epoch, self.done = seed, first_epoch, NOTHING
+
+    def go_on(self, done: Done) -> None:
+        """Let the fit that follows begin where it was left."""
+        self.done = done
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled as the domain itself would be."""
@@ -366,4 +386,6 @@ class FeatureDomain(LightningDataModule):
         sampler = ViewSampler(len(dataset), self.batch_size, self.seed, self.first_epoch, shuffle, *ranks)
         sampler.num_views = len(dataset.x)
         sampler.groups = self.groups
+        if shuffle:
+            sampler.go_on(self.done)
         return BatchLoader(dataset, sampler)

@@ -46,12 +46,14 @@ class Tally:
     """Sums over the batches of an epoch, kept on the device so that no step waits for it.
 
     Many batches are summed at once: on small ones, the handful of operations that it takes would cost as much as a
-    layer of the network.
+    layer of the network. The same batches are summed at once in an epoch that was interrupted, so that the sums are the
+    same to the last bit; of its batches that wait to be summed, what they come to is carried over (`state`).
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     num_samples: int = 0
     pending: list[tuple[dict[str, Tensor], Tensor, Tensor | None]] = field(default_factory=list)
+    carried: "Carried" = field(default_factory=lambda: Carried())
 
     def add(self, losses: dict[str, Tensor], logits: Tensor, y: Tensor | None) -> None:
         """Add one batch: the means of its losses, its logits [n, k], its labels [n] or class probabilities [n, k].
@@ -60,7 +62,7 @@ class Tally:
         """
         self.pending.append(({name: loss.detach() for name, loss in losses.items()}, logits.detach(), y))
         self.num_samples += len(logits)
-        if len(self.pending) == BATCHES_AT_ONCE:
+        if len(self.carried.counts) + len(self.pending) == BATCHES_AT_ONCE:
             self._sum_up()
 
     def means(self) -> dict[str, float]:
@@ -68,16 +70,57 @@ class Tally:
         self._sum_up()
         return {name: float(total) / self.num_samples for name, total in self.sums.items()}
 
-    def _sum_up(self) -> None:
+    def state(self) -> dict[str, Any]:
+        """All of it in plain values and tensors, for `resumed`."""
+        return {"sums": self.sums, "num_samples": self.num_samples, "carried": vars(self._waiting())}
+
+    @classmethod
+    def resumed(cls, state: dict[str, Any], device: torch.device) -> "Tally":
+        """The tally of that state, on the device."""
+
+        def there(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+        carried = state["carried"]
+        losses, correct = there(carried["losses"]), carried["correct"]
+        correct = None if correct is None else correct.to(device)
+        return cls(there(state["sums"]), state["num_samples"], [], Carried(losses, carried["counts"], correct))
+
+    def _waiting(self) -> "Carried":
+        """What the batches come to that wait to be summed."""
         if not self.pending:
-            return
+            return self.carried
         losses, logits, y = zip(*self.pending, strict=True)
-        self.pending = []
-        counts = torch.tensor([len(rows) for rows in logits], dtype=torch.float32, device=logits[0].device)
-        sums = {} if y[0] is None else {"accuracy": num_correct(torch.cat(logits), torch.cat(y))}
-        for name in losses[0]:
-            sums[name] = torch.stack([batch[name].float() for batch in losses]) @ counts
+        correct = None if y[0] is None else num_correct(torch.cat(logits), torch.cat(y))
+        own = {name: torch.stack([batch[name].float() for batch in losses]) for name in losses[0]}
+        before = self.carried
+        if not before.counts:
+            return Carried(own, [len(rows) for rows in logits], correct)
+        together = {name: torch.cat([before.losses[name], values]) for name, values in own.items()}
+        if correct is not None and before.correct is not None:
+            correct = before.correct + correct
+        return Carried(together, before.counts + [len(rows) for rows in logits], correct)
+
+    def _sum_up(self) -> None:
+        waiting = self._waiting()
+        if not waiting.counts:
+            return
+        self.pending, self.carried = [], Carried()
+        device = next(iter(waiting.losses.values())).device
+        counts = torch.tensor(waiting.counts, dtype=torch.float32, device=device)
+        sums = {} if waiting.correct is None else {"accuracy": waiting.correct}
+        for name, losses in waiting.losses.items():
+            sums[name] = losses @ counts
         self.sums = {name: self.sums[name] + new if name in self.sums else new for name, new in sums.items()}
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Batches of an epoch that wait to be summed: their losses [m] by name, their sizes, how many are right in all."""
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    counts: list[int] = field(default_factory=list)
+    correct: Tensor | None = None  # None where the batches come without labels
 
 
 def num_correct(logits: Tensor, y: Tensor) -> Tensor:
@@ -157,6 +200,7 @@ class GraftModule(LightningModule):
         self.cut = 0  # layer groups of the backbone that the data have been through
         self.stage_epochs = span.epochs  # the most that the stage has, over all phases
         self.carried_state: dict[str, Any] | None = None
+        self.tally_so_far: dict[str, Any] | None = None  # of the epoch in whose middle the fit begins
         self._train_tally = Tally()
         self._val_tally = Tally()
 
@@ -200,11 +244,16 @@ class GraftModule(LightningModule):
         self._train_modes = train_modes(self.network, self.phase)
         if self.regularisation is not None:
             self.regularisation.settle(self.device, self.network.dtype)
+        if self.tally_so_far is not None:  # the trainer does not start an epoch that it is in the middle of
+            self._begin_epoch(Tally.resumed(self.tally_so_far, self.device))
 
     def on_train_epoch_start(self) -> None:
         """Modes are set here because Lightning puts them back after every validation."""
+        self._begin_epoch(Tally())
+
+    def _begin_epoch(self, tally: Tally) -> None:
         set_train_modes(self._train_modes)
-        self._train_tally, self._val_tally = Tally(), Tally()
+        self._train_tally, self._val_tally = tally, Tally()
         self._steps_before = self.span.epochs_done * self.steps_per_epoch
         self._steps_in_span = self.span.epochs * self.steps_per_epoch
 
@@ -270,6 +319,10 @@ class GraftModule(LightningModule):
         metrics = {f"val/{name}": mean for name, mean in self._val_tally.means().items()}
         # Every rank validates the whole split, so there is nothing to reduce.
         self.log_dict(metrics, sync_dist=False, logger=False)
+
+    def tally_state(self) -> dict[str, Any]:
+        """What the epoch's batches of training came to so far, for `tally_so_far`."""
+        return self._train_tally.state()
 
     @property
     def epoch_metrics(self) -> dict[str, float]:

@@ -34,7 +34,9 @@ from graft.callbacks.checkpoints import (
     read_last_checkpoint,
 )
 from graft.callbacks.choices import Choice, label_free_choices
+from graft.callbacks.finite import FiniteLoss, name_images
 from graft.callbacks.progress import StageProgress
+from graft.data.datasets import Done
 from graft.data.domain import Domain
 from graft.data.paired import PairedData
 from graft.epoch_loop import use_epoch_loop
@@ -46,6 +48,7 @@ from graft.gradients import relative_gradient_norms
 from graft.models.adapters.base import companion_of
 from graft.models.network import Network
 from graft.module import GraftModule, Span
+from graft.preemption import deferred
 from graft.recalibration import recalibrate
 from graft.records.files import atomic_write_json, read_json
 from graft.regularisers.base import PREFIX as REGULARISATION
@@ -141,6 +144,7 @@ class Position:
     history: list[dict[str, Any]] | None = None
     optimizer: dict[str, Any] | None = None
     checkpoint: Path | None = None  # to go on from in the middle of the phase
+    within: dict[str, Any] | None = None  # how far it is in the middle of an epoch
     regularisation: Regularisation | None = None
 
 
@@ -186,7 +190,7 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
                 write_start(stage, network)
         if phases[index].trained_names and phases[index].max_epochs > 0:
             history, position.optimizer = fit_phase(stage, network, phases, index, history, position)
-        position.checkpoint = None
+        position.checkpoint = position.within = None
     last = snapshot(network)
     best = best_state(stage, position.start, history) or last
     if closed_form_parts(network) and any(trains_backbone(phase) for phase in phases):
@@ -271,7 +275,7 @@ def find_position(stage: Stage, network: Network) -> Position:
     left = checkpoint["stage"]
     if left["phase_over"]:
         return Position(start, left["phase_index"] + 1, left["history"], left["optimizer"])
-    return Position(start, left["phase_index"], left["history"], None, path)
+    return Position(start, left["phase_index"], left["history"], None, path, within=left.get("within_epoch"))
 
 
 def begin_regularisation(stage: Stage, network: Network, position: Position) -> Regularisation | None:
@@ -318,7 +322,8 @@ def fit_phase(
     span = schedule_span(phases, index, history)
     module, data = phase_module(stage, network, phases, index, span, trainer, regularisation)
     module.carried_state = None if phase.restart else position.optimizer
-    with fitting(network, regularisation):
+    go_on(module, data, trainer, history, position)
+    with fitting(network, regularisation), deferred():
         trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
     # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
     checkpoint = read_checkpoint(stage.folder / LAST)
@@ -363,6 +368,16 @@ def phase_module(
     module.cut = cut_of(data)
     module.stage_epochs = phases[-1].first_epoch + phases[-1].max_epochs
     return module, data
+
+
+def go_on(module: GraftModule, data: Data, trainer: Trainer, history: list[dict[str, Any]], position: Position) -> None:
+    """Set the data, the module's tally and the clock to where the phase was left."""
+    num_epochs = sum(row["phase_index"] == module.phase.index for row in history)
+    within = position.within
+    data.go_on(Done(num_epochs, within["batches"] if within else 0))
+    if within is not None:
+        module.tally_so_far = within["tally"]
+        next(each for each in trainer.callbacks if isinstance(each, StageCheckpoint)).go_on(within)  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -421,10 +436,12 @@ def make_trainer(
                 check_on_train_epoch_end=True,
             )
         )
+    callbacks.append(FiniteLoss(partial(name_images, stage.domain, stage.unlabelled), str(stage.folder / LAST)))
     callbacks.append(StageLogger(steps_before))
     callbacks.append(StageProgress(stage.name, stage.training.max_epochs))
     phase_monitor = (phase.plateau.monitor, phase.plateau.mode) if phase.plateau else (MONITOR, "max")
     checkpoint = StageCheckpoint(stage.folder, stage.key, phase.index, history, MONITOR, untouched)
+    checkpoint.every = stage.training.save_every
     checkpoint.phase_monitor = phase_monitor if keep_best else None
     callbacks.append(checkpoint)
     trainer = own_trainer(

@@ -1,5 +1,6 @@
 """Runs and sweeps with a pipeline that trains nothing: folders, records, failures, resuming."""
 
+import errno
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ class Pipeline:
         self.failing: dict[int, BaseException] = {}  # seed -> what happens
         self.times: int | None = None  # how often, None: always
         self.signals: dict[int, int] = {}  # seed -> how many Ctrl-C there are meanwhile
+        self.sigterm: set[int] = set()  # seeds in whose runs there is a SIGTERM
         self.before_record = False
         self.variable = ""  # of the environment
         self.seen: list[str | None] = []  # its value in each run
@@ -45,6 +47,8 @@ class Pipeline:
             raise error
         for _ in range(self.signals.get(experiment.seed, 0)):
             signal.raise_signal(signal.SIGINT)
+        if experiment.seed in self.sigterm:
+            signal.raise_signal(signal.SIGTERM)
         record = done(0.9, seed=experiment.seed) | {"config": experiment.config, "id": run_identity(experiment.config)}
         record = load_record(folder) | record
         write_record(folder, record)
@@ -124,6 +128,69 @@ def test_lightnings_exit_on_an_interrupt_is_an_interrupt(
     [folder] = runs(empty_folder)
     assert load_record(folder)["status"] == "running"
     assert f"graft resume {folder.relative_to(empty_folder)}" in capsys.readouterr().err
+
+
+def test_sigterm_has_an_exit_code_of_its_own(
+    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.sigterm = {0}
+    assert main([]) == 75
+    [folder] = runs(empty_folder)
+    assert load_record(folder)["status"] == "running"
+    where = folder.relative_to(empty_folder)
+    expected = f"graft: asked to end by SIGTERM; the same command goes on from there, or: graft resume {where}\n"
+    assert capsys.readouterr().err == expected
+    pipeline.sigterm.clear()
+    assert main(["resume", str(folder)]) == 0
+    assert load_record(folder)["status"] == "done"
+
+
+def test_sigterm_stops_a_sweep_which_goes_on(pipeline: Pipeline, empty_folder: Path) -> None:
+    pipeline.sigterm = {1}
+    assert main(["-m", "seed=0,1,2"]) == 75
+    sweep = sweep_folder(empty_folder)
+    assert statuses(sweep) == {"0": "done", "1": "running"}
+    pipeline.sigterm.clear()
+    assert main(["resume", str(sweep)]) == 0
+    assert pipeline.seeds == [0, 1, 1, 2]
+    assert set(statuses(sweep).values()) == {"done"}
+
+
+def test_what_cannot_be_written_is_said_in_two_lines(
+    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.failing[0] = OSError(errno.ENOSPC, "No space left on device", "a/last.ckpt")
+    assert main([]) == 1
+    [folder] = runs(empty_folder)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "graft: a/last.ckpt: No space left on device"
+    assert second.endswith(f"the same command goes on, or: graft resume {folder}")
+    pipeline.failing.clear()
+    assert main([]) == 0
+    assert runs(empty_folder) == [folder]
+
+
+def test_a_sweep_stops_where_a_job_cannot_write(
+    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.failing[0] = OSError(errno.ENOSPC, "No space left on device", "a/last.ckpt")
+    assert main(["-m", "seed=0,1"]) == 1
+    assert "job 0 failed: a/last.ckpt: No space left on device" in capsys.readouterr().out
+    pipeline.failing.clear()
+    assert main(["resume", str(sweep_folder(empty_folder))]) == 0
+    assert pipeline.seeds == [0, 0, 1]
+
+
+def test_what_writers_that_died_left_is_removed_on_resuming(pipeline: Pipeline, empty_folder: Path) -> None:
+    pipeline.failing[0] = KeyboardInterrupt()
+    assert main([]) == 130
+    [folder] = runs(empty_folder)
+    left = folder / "transfer" / f".last.ckpt.{32 * 'a'}"
+    left.parent.mkdir()
+    left.touch()
+    pipeline.failing.clear()
+    assert main(["resume", str(folder)]) == 0
+    assert not left.exists()
 
 
 def test_interrupts_are_heard_again_afterwards() -> None:

@@ -1,5 +1,6 @@
 """From a validated configuration to an Experiment: the one place where objects are made from names."""
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -105,6 +106,7 @@ def make_training(config: Config, stage: Config, max_epochs: int, seed: int) -> 
         max_epochs=max_epochs,
         seed=seed,
         callbacks=partial(make_callbacks, config["callbacks"]),
+        save_every=60 * config.get("checkpoints", {}).get("every_minutes", math.inf),  # some records lack it
     )
 
 

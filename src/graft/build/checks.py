@@ -180,6 +180,13 @@ def check_name(config: Config) -> Iterator[str]:
         yield f"name={name!r}; expected the name of a folder"
 
 
+def check_checkpoints(config: Config) -> Iterator[str]:
+    """Time passes forwards."""
+    minutes = config["checkpoints"]["every_minutes"]
+    if not minutes >= 0:
+        yield f"checkpoints.every_minutes={minutes}; expected 0 (after every step) or more"
+
+
 def check_features(config: Config) -> Iterator[str]:
     """The limit on kept features is one, and fixed views can be kept."""
     limit, num_views = config["features"]["cache_limit_gib"], config["features"]["augmented_views"]
@@ -506,6 +513,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (  # with the parts that eac
     (check_rates, ("optimizer", "pretrain")),
     (check_name, ("name",)),
     (check_loggers, ("logger",)),
+    (check_checkpoints, ("checkpoints",)),
     (check_features, ("features", "source", "target", "adaptation")),
     (check_analysis, ("analysis",)),
     (check_feature_plots, ("analysis", "source", "adaptation")),

@@ -69,6 +69,7 @@ SETTINGS: dict[str, Any] = {
     "regulariser": dict[str, dict],
     "adaptation": dict[str, dict],
     "paths": dict,
+    "checkpoints": dict,
     "features": dict,
     "analysis": dict,
     "sweep": dict,
@@ -77,6 +78,7 @@ SETTINGS: dict[str, Any] = {
 INSIDE: dict[str, dict[str, Any]] = {
     "precision": {"value": Precision},
     "paths": {"data": str, "outputs": str, "store": str},
+    "checkpoints": {"every_minutes": float},
     "features": {"cache_limit_gib": float, "augmented_views": int},
     "unknown": {"confidence": Confidence, "threshold": float},
     "analysis": {

@@ -1,10 +1,11 @@
-"""What a stage leaves on disk while it runs: its last epoch, its best epoch, its history."""
+"""What a stage leaves on disk while it runs: how far it is, its best epoch, its history."""
 
 import logging
 import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from graft.adaptation.selection import PREFIX as SELECTION
 from graft.callbacks.candidates import SECONDS, Candidates
 from graft.errors import UserError
 from graft.module import PREFIX, GraftModule
+from graft.preemption import PreemptedError, asked, listen_again
 from graft.records.files import atomic_file
 from graft.strategies.engine import optimizer_state_by_name
 from graft.torch_files import load_plain
@@ -25,6 +27,7 @@ from graft.torch_files import load_plain
 log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
+NEW = ".new.ckpt"  # until all that is derived from it is there too
 PREVIOUS = "previous.ckpt"
 BEST = "best.ckpt"
 BEST_OF_PHASE = "best_of_phase_{}.ckpt"
@@ -84,6 +87,9 @@ def read_last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 class StageCheckpoint(Checkpoint):
     """Appends a row to the history after each epoch, then saves the last and, when it improved, the best checkpoint.
 
+    Between the ends of epochs it saves whenever so many seconds have passed, and before the process ends because it was
+    asked to (`preemption`); what is derived from an epoch is written before the checkpoint that says so takes its name.
+
     Lightning calls callbacks of this base class after all others, early stopping included, so what is saved knows
     whether the phase is over. An epoch's seconds run from the end of the one before, or from the making of this
     callback: what is prepared for an epoch, such as cached features, is part of its cost.
@@ -99,6 +105,7 @@ class StageCheckpoint(Checkpoint):
 
     phase_monitor: tuple[str, str] | None = None  # metric, "min" or "max", whose best epoch of the phase is kept too
     candidates: Candidates | None = None  # where rules without labels of the target choose among the epochs
+    every: float = math.inf  # seconds between checkpoints within an epoch
 
     def __init__(
         self,
@@ -115,27 +122,75 @@ class StageCheckpoint(Checkpoint):
         self.phase_index = phase_index
         self.history = history
         self.monitor = monitor
-        self._counted_to = time.monotonic()
+        self._counted_to = self._saved_at = time.monotonic()
+        self._within: dict[str, Any] | None = None  # how far in its epoch the checkpoint is that is being saved
+
+    def go_on(self, within: dict[str, Any]) -> None:
+        """Begin in the middle of an epoch, of which some seconds lie behind."""
+        self._counted_to -= within["seconds"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What asks the process to end is heard here."""
+        listen_again()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where it is time to, or where the process was asked to end, unless the epoch ends with this batch.
+
+        Raises:
+            PreemptedError: it was, and all is saved.
+        """
+        due = asked() or time.monotonic() >= self._saved_at + self.every
+        if trainer.world_size > 1:
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        if not due or trainer.is_last_batch or trainer.fit_loop._should_accumulate():
+            return
+        assert isinstance(pl_module, GraftModule)
+        seconds = time.monotonic() - self._counted_to
+        self._within = {"batches": batch_idx + 1, "seconds": seconds, "tally": pl_module.tally_state()}
+        self._save(trainer)
+        self._within = None
+        end_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write down the epoch."""
+        """Write down the epoch.
+
+        Raises:
+            PreemptedError: the process was asked to end, and all is saved.
+        """
         assert isinstance(pl_module, GraftModule)
         self.history.append(self._row(trainer, pl_module))
-        path = self.folder / LAST
-        if trainer.is_global_zero and path.exists():
-            os.replace(path, self.folder / PREVIOUS)
-        trainer.save_checkpoint(path)
-        if trainer.is_global_zero and best_epoch(self.history, self.monitor) == self.history[-1]["epoch"]:
-            link_atomically(path, self.folder / BEST)
-        if trainer.is_global_zero and self.phase_monitor is not None:
-            rows = [row for row in self.history if row["phase_index"] == self.phase_index]
-            if best_epoch(rows, *self.phase_monitor) == self.history[-1]["epoch"]:
-                link_atomically(path, self.folder / BEST_OF_PHASE.format(self.phase_index))
+        self._save(trainer)
         if self.candidates is not None:
             self._counted_to += self.history[-1].get(SECONDS, 0.0)
             show_scores(trainer, self.history[-1])
             if trainer.is_global_zero:
                 self.candidates.tidy(self.history)
+        end_if_asked(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        """Write the checkpoint, let others that this one is too refer to it, and only then make it the last."""
+        new, last = self.folder / NEW, self.folder / LAST
+        trainer.save_checkpoint(new)
+        if trainer.is_global_zero:
+            for name in self._other_names() if self._within is None else ():
+                link_atomically(new, self.folder / name)
+            if last.exists():
+                os.replace(last, self.folder / PREVIOUS)
+            os.replace(new, last)
+        trainer.strategy.barrier("checkpoint")
+        self._saved_at = time.monotonic()
+
+    def _other_names(self) -> Iterator[str]:
+        """What the newest epoch is beside the last one."""
+        epoch = self.history[-1]["epoch"]
+        if best_epoch(self.history, self.monitor) == epoch:
+            yield BEST
+        if self.phase_monitor is not None:
+            rows = [row for row in self.history if row["phase_index"] == self.phase_index]
+            if best_epoch(rows, *self.phase_monitor) == epoch:
+                yield BEST_OF_PHASE.format(self.phase_index)
 
     def _row(self, trainer: Trainer, module: GraftModule) -> dict[str, Any]:
         steps_before = self.history[-1]["step"] if self.history else 0
@@ -156,18 +211,30 @@ class StageCheckpoint(Checkpoint):
         """Add what the stage needs to go on from here, and leave out weights that are as the stage began."""
         for name in self.untouched:
             del checkpoint["state_dict"][PREFIX + name]
-        over = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-        if self.candidates is not None and self.history:
+        at_end = self._within is None
+        over = at_end and (trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0))
+        if self.candidates is not None and at_end:
             state = network_state(checkpoint)
             self.candidates.consider(self.history, state, over, trainer.is_global_zero)
         checkpoint["stage"] = {
             "key": self.key,
             "phase_index": self.phase_index,
             "phase_over": over,
+            "within_epoch": self._within,
             "history": self.history,
             "untouched": sorted(self.untouched),
             "optimizer": optimizer_state_by_name(trainer.optimizers[0]),
         }
+
+
+def end_if_asked(trainer: Trainer) -> None:
+    """End in all processes of the fit where one of them was asked to.
+
+    Raises:
+        PreemptedError: one was.
+    """
+    if trainer.strategy.reduce_boolean_decision(asked(), all=False):
+        raise PreemptedError
 
 
 def network_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ class JobProgress(Callback):
         """Write the line down, unless that was done a moment ago."""
         if time.monotonic() >= self._noted_at + EVERY:
             self._noted_at = time.monotonic()
-            self.path.write_text(line, encoding="utf-8")
+            with suppress(OSError):  # a disk that is full ends the job elsewhere, in words
+                self.path.write_text(line, encoding="utf-8")
 
 
 def describe(metrics: dict[str, Any]) -> str:

@@ -22,9 +22,11 @@ from omegaconf import DictConfig
 from graft.cli.compose import job_config, refuse
 from graft.cli.folders import LOCK, SWEEP, locked
 from graft.cli.search.trials import read_report
-from graft.cli.states import ask_to_stop, asked_to_stop, interrupted, launched_elsewhere
+from graft.cli.states import ask_to_stop, asked_to_stop, interrupted, launched_elsewhere, preempted
 from graft.cli.sweep_file import load_sweep, own_by_folder
-from graft.errors import PrunedError, UserError
+from graft.errors import PrunedError, UserError, of_file, storage_error
+from graft.preemption import PreemptedError, also_asked, asked, listening, prompt
+from graft.records.files import remove_left_over
 from graft.records.place import Place
 from graft.records.record import RECORD, end_record, load_record, run_identity, start_record, write_record
 
@@ -49,7 +51,11 @@ def check(config: dict[str, Any]) -> list[str]:
 def run_in(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run a validated configuration in a folder, or go on there, and return the record.
 
-    A run that fails after it began says so in its record; one that is interrupted stays as it is, to go on later.
+    A run that fails after it began says so in its record; one that is interrupted stays as it is, to go on later, and
+    so does one that has no room for what it writes.
+
+    Raises:
+        UserError: there was no room, or no permission, with how to go on.
     """
     from graft.build.assembly import build_experiment
 
@@ -57,9 +63,20 @@ def run_in(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         return run_experiment(replace(build_experiment(config), place=place_of(folder)), folder)
     except Exception as error:
-        if (folder / RECORD).exists():
+        begun, not_written = (folder / RECORD).exists(), storage_error(error)
+        if begun and not_written is not None and not isinstance(error, UserError):
+            raise UserError(cannot_write(folder, not_written)) from error
+        if begun:
             write_failure(folder, config, error)
         raise
+
+
+def cannot_write(folder: Path, error: OSError) -> str:
+    """What keeps a run from going on in its folder, and how it does once that is mended."""
+    return (
+        f"{of_file(error)}\n"
+        f"what was saved before is whole; once that is mended the same command goes on, or: graft resume {folder}"
+    )
 
 
 def run_experiment(experiment: Any, folder: Path, report: "Report | None" = None) -> dict[str, Any]:
@@ -68,7 +85,8 @@ def run_experiment(experiment: Any, folder: Path, report: "Report | None" = None
     from graft.threads import paying_threads
 
     try:
-        with interrupts(), paying_threads(experiment):
+        with interrupts(), prompt(), paying_threads(experiment):
+            remove_left_over(folder)
             return run(experiment, folder, report)
     except PrunedError as end:
         return write_pruned(folder, end)
@@ -76,12 +94,15 @@ def run_experiment(experiment: Any, folder: Path, report: "Report | None" = None
 
 @contextmanager
 def interrupts() -> Iterator[None]:
-    """Ctrl-C as a KeyboardInterrupt, also where Lightning turns it into an exit of its own and stops listening."""
+    """Ctrl-C as a KeyboardInterrupt, also where Lightning turns it into an exit of its own and stops listening.
+
+    So is SIGTERM, as the kind that it is.
+    """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as error:
-        raise KeyboardInterrupt from error
+        raise (PreemptedError if asked() else KeyboardInterrupt) from error
     finally:
         signal.signal(signal.SIGINT, handler)
 
@@ -92,7 +113,7 @@ def resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"the same command goes on from there, or: graft resume {folder}") from interrupt
+        raise type(interrupt)(f"the same command goes on from there, or: graft resume {folder}") from interrupt
 
 
 def begun_anew(folder: Path) -> None:
@@ -167,6 +188,12 @@ def sweep_job(composed: DictConfig) -> None:
 
 def begin_job(config: dict[str, Any], folder: Path, overrides: Sequence[str]) -> None:
     """Run a job of a sweep in its folder, unless it is done, another process runs it, or the sweep shall stop."""
+    with listening(), also_asked(partial(preempted, folder.parent)):
+        run_sweep_job(config, folder, overrides)
+
+
+def run_sweep_job(config: dict[str, Any], folder: Path, overrides: Sequence[str]) -> None:
+    """The same, where it is heard that the job shall end."""
     quieten_terminal()
     report = read_report(folder)
     overrides = report.overrides if report is not None else overrides
@@ -202,6 +229,11 @@ def run_with_retries(config: dict[str, Any], folder: Path, overrides: Sequence[s
             if interrupted(folder.parent):
                 raise
             log.info("", exc_info=error)  # for the file
+            not_written = storage_error(error)
+            if not_written is not None and not isinstance(error, UserError):
+                with suppress(OSError):
+                    ask_to_stop(folder.parent, f"job {folder.name} could not write")
+                error = UserError(cannot_write(folder.parent, not_written))
             if isinstance(error, UserError) or not retries_left:
                 write_failure(folder, config, error)
                 break

@@ -5,17 +5,23 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pkgutil import iter_modules
 
 from graft.cli import commands
-from graft.errors import UserError
+from graft.errors import UserError, of_file, storage_error
+from graft.preemption import EXIT_CODE, PreemptedError, listening
 
 DEFAULT = "run"
+RESUMABLE = (DEFAULT, "resume", "rank")  # commands that go on where SIGTERM ended them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the first word names, or an experiment; returns the exit code, 0 on success alone."""
+    """Run the command that the first word names, or an experiment; returns the exit code, 0 on success alone.
+
+    1 is an error, 130 Ctrl-C, and 75 (`preemption.EXIT_CODE`) SIGTERM of what can be gone on with.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -25,10 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     name = words.pop(0) if words and words[0] in command_names() else DEFAULT
     try:
-        return int(import_module(f"graft.cli.commands.{name}").main(words))
+        with listening() if name in RESUMABLE else nullcontext():
+            return int(import_module(f"graft.cli.commands.{name}").main(words))
     except KeyboardInterrupt as interrupt:
-        print("; ".join(["graft: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
-        return 130
+        preempted = isinstance(interrupt, PreemptedError)
+        what = "asked to end by SIGTERM" if preempted else "interrupted"
+        print("; ".join([f"graft: {what}", *map(str, interrupt.args)]), file=sys.stderr)
+        return EXIT_CODE if preempted else 130
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
         return 1
@@ -47,9 +56,13 @@ def command_names() -> list[str]:
 
 def explain(error: Exception) -> None:
     """Say what went wrong, a line for each error."""
-    lines = (
-        str(error).splitlines() if isinstance(error, UserError) else [_in_a_line(error), "--debug shows the traceback"]
-    )
+    not_written = storage_error(error)
+    if isinstance(error, UserError):
+        lines = str(error).splitlines()
+    elif not_written is not None:
+        lines = [of_file(not_written)]
+    else:
+        lines = [_in_a_line(error), "--debug shows the traceback"]
     for line in lines:
         print(f"graft: {line}", file=sys.stderr)
 

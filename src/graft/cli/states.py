@@ -8,18 +8,20 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from graft.cli.folders import LOCK
 from graft.errors import UserError
+from graft.preemption import PreemptedError, deferred
 from graft.records.files import is_locked
 from graft.records.record import load_record
 
 QUEUED, RUNNING, DONE, FAILED, MISSING = STATES = ("queued", "running", "done", "failed", "missing")
 STOP = "stop"
-INTERRUPTED = "interrupted"
+INTERRUPTED, PREEMPTED = "interrupted", "preempted"  # by Ctrl-C, by SIGTERM
 
 
 def state_of(job: Path) -> str:
@@ -40,7 +42,7 @@ def state_of(job: Path) -> str:
 
 
 def ask_to_stop(sweep: Path, reason: str) -> None:
-    """Keep jobs from beginning; where the reason is `INTERRUPTED`, those that run end with their epoch."""
+    """Keep jobs from beginning; those that run end with their epoch for `INTERRUPTED`, their step for `PREEMPTED`."""
     (sweep / STOP).write_text(reason, encoding="utf-8")
 
 
@@ -53,16 +55,24 @@ def asked_to_stop(sweep: Path) -> str | None:
 
 
 def interrupted(sweep: Path) -> bool:
-    """Whether the jobs that run shall end with their epoch."""
-    return asked_to_stop(sweep) == INTERRUPTED
+    """Whether the jobs that run shall end with their epoch, or before."""
+    return asked_to_stop(sweep) in (INTERRUPTED, PREEMPTED)
+
+
+def preempted(sweep: Path) -> bool:
+    """Whether the jobs that run shall end with their step."""
+    return asked_to_stop(sweep) == PREEMPTED
 
 
 @contextmanager
 def stoppable(sweep: Path) -> Iterator[None]:
     """Launch jobs meanwhile: the first Ctrl-C lets those that run finish their epoch, the second ends all at once.
 
+    SIGTERM lets them finish their step.
+
     Raises:
         KeyboardInterrupt: at the end, if there was a Ctrl-C.
+        PreemptedError: ... a SIGTERM.
     """
     (sweep / STOP).unlink(missing_ok=True)
 
@@ -75,13 +85,14 @@ def stoppable(sweep: Path) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, stop)
     _launching.append(os.getpid())
     try:
-        yield
+        with deferred(partial(ask_to_stop, sweep, PREEMPTED)):
+            yield
         if interrupted(sweep):
             raise KeyboardInterrupt
         (sweep / STOP).unlink(missing_ok=True)
     except Exception as error:
-        if interrupted(sweep):  # a launcher may miss the processes that the same Ctrl-C ended
-            raise KeyboardInterrupt from error
+        if interrupted(sweep):  # a launcher may miss the processes that the same signal ended
+            raise (PreemptedError if preempted(sweep) else KeyboardInterrupt) from error
         raise
     finally:
         _launching.pop()

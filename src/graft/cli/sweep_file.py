@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from graft.cli.compose import Sweep, common_overrides
-from graft.cli.folders import SWEEP, claimed, is_interrupted_sweep, locked
+from graft.cli.folders import LOCK, SWEEP, claimed, is_interrupted_sweep, locked
 from graft.cli.states import DONE, state_of
 from graft.errors import UserError
-from graft.records.files import atomic_write_json, read_json
+from graft.records.files import atomic_write_json, file_lock, read_json
 from graft.records.hashing import content_hash
 from graft.records.record import RECORD, run_identity
 
@@ -50,8 +50,7 @@ def sweep_settings(sweep: Sweep) -> dict[str, Any]:
 def sweep_folder(sweep: Sweep, outputs: Path, name: str | None) -> Iterator[Path]:
     """The sweep's folder under lock: that of its name, or a new one, or that of the same sweep that was interrupted.
 
-    Raises:
-        UserError: another process is at work on the sweep of that name.
+    Where another process is at work on the sweep of that name, this one waits for it.
     """
     from graft.build.assembly import experiment_name
 
@@ -65,8 +64,11 @@ def sweep_folder(sweep: Sweep, outputs: Path, name: str | None) -> Iterator[Path
     folder = outputs / NAMED / name
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) as free:
-        if not free:
-            raise UserError(f"sweep.name={name}: {folder} is being run by another process")
+        if free:
+            yield folder
+            return
+    print(f"graft: waiting for another process that runs {folder}", flush=True)
+    with file_lock(folder / LOCK):
         yield folder
 
 

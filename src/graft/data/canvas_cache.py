@@ -114,6 +114,7 @@ class CanvasCache:
 
     def _make(self, key: str, shape: Shape, fill: Callable[[Put], Sequence[int]]) -> CanvasFile | None:
         about, data = self._paths(key)
+        self._remove(key)
         partial = temporary_beside(data)
         if not self._reserve(partial, prod(shape)):
             return None

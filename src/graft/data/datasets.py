@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,16 @@ from graft.data.images import Images, JoinedImages
 from graft.data.turns import in_turns
 from graft.errors import UserError
 from graft.seeds import stable_seed
+
+
+class Done(NamedTuple):
+    """How far a fit had come that goes on."""
+
+    epochs: int = 0
+    batches: int = 0  # of the epoch after these
+
+
+NOTHING = Done()
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ class EpochSampler(Sampler[np.ndarray]):
         self.world_size = world_size
         self.groups = groups
         self.epoch = 0
+        self.skip = 0  # batches of the coming epoch that were taken before an interruption
         self.cycle = 0  # times that an epoch has been through the samples before
         # Full ranks before full batches: no rank may be left with an empty one.
         self.num_batches = min(-(-num_samples // (batch_size * world_size)), num_samples // world_size)
@@ -122,12 +133,18 @@ class EpochSampler(Sampler[np.ndarray]):
         """Called by the trainer with the epochs of this fit that lie behind."""
         self.epoch = epoch
 
+    def go_on(self, done: Done) -> None:
+        """Begin where a fit was left: loaders with workers ask for batches before the trainer tells the epoch."""
+        self.epoch, self.skip = done
+
     def __len__(self) -> int:
         return self.num_batches
 
     def __iter__(self) -> Iterator[np.ndarray]:
         order = self._shuffled() if self.shuffle else np.arange(self.num_samples)
-        yield from np.array_split(order, self.num_batches * self.world_size)[self.rank :: self.world_size]
+        batches = np.array_split(order, self.num_batches * self.world_size)[self.rank :: self.world_size]
+        taken, self.skip = self.skip, 0
+        yield from batches[taken:]
 
     def _shuffled(self) -> np.ndarray:
         epoch, again = self.first_epoch + self.epoch, ("cycle", self.cycle) if self.cycle else ()

@@ -12,12 +12,12 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from graft.data.canvas_cache import CanvasCache
-from graft.data.datasets import BatchLoader, EpochSampler, LabelledImages, UnlabelledImages
+from graft.data.datasets import NOTHING, BatchLoader, Done, EpochSampler, LabelledImages, UnlabelledImages
 from graft.data.images import Images
 from graft.data.label_space import LabelSpace
 from graft.data.modalities import Randomness, check_modality, make_view, modality_of
 from graft.data.preprocessing import Inputs
-from graft.data.readers.base import RawDataset, RawSplit, Reader, Unreadable
+from graft.data.readers.base import RawDataset, RawSplit, Reader, Unreadable, file_names
 from graft.data.shared import Decoded, shared
 from graft.data.splits import SplitRules, split_samples
 from graft.data.threaded import num_cores
@@ -144,6 +144,7 @@ class Domain(LightningDataModule):
             return
         data = shared(self.reader, (preprocessing, self.memory_limit, self.cache), lambda: self._decode(preprocessing))
         skipped = self._refuse_or_skip(data, modality_of(preprocessing).noun)
+        self._broken = {str(found.path) for found in data.broken}
         self._check_classes(data.splits, data.class_names)
         self.datasets, self.pool = self._split(data.splits, data.class_names)
         self.class_names = data.class_names
@@ -184,12 +185,16 @@ class Domain(LightningDataModule):
 
         Args:
             seed: what the orders are drawn from.
-            first_epoch: epochs of the stage that lie behind.
+            first_epoch: epochs of the stage that lie behind as the fit begins.
             augment: False trains on the view that evaluation uses.
         """
         assert self.preprocessing is not None, "load first"
-        self.seed, self.first_epoch = seed, first_epoch
+        self.seed, self.first_epoch, self.done = seed, first_epoch, NOTHING
         self.view = make_view(self.preprocessing, self.augmentation if augment else None, self.num_classes)
+
+    def go_on(self, done: Done) -> None:
+        """Let the fit that follows begin where it was left."""
+        self.done = done
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The shuffled training samples, of which each rank has its share."""
@@ -215,6 +220,23 @@ class Domain(LightningDataModule):
         dataset = self.pool if split == "train" else self.datasets[split]
         return self._loader(UnlabelledImages(dataset.images, dataset.positions), shuffle, shared)
 
+    def training_names(self, index: torch.Tensor, unlabelled: bool = False) -> list[str]:
+        """What training samples are called, at positions [n] of the split: files below the data's root, or numbers.
+
+        The data are read again for that.
+        """
+        samples = self.pool if unlabelled else self.datasets["train"]
+        positions = samples.positions[index].tolist()
+        assert self.preprocessing is not None, "load first"
+        files, noun = self._training_files(), modality_of(self.preprocessing).noun
+        return [files[position] if files else f"{noun} {position}" for position in positions]
+
+    def _training_files(self) -> list[str]:
+        """The names of all training images that can be read; none where they are no files."""
+        raw = self.reader.read()
+        readable = [Path(name) for name in file_names(raw.train.samples) if name not in self._broken]
+        return [(path.relative_to(raw.root) if raw.root else path).as_posix() for path in readable]
+
     def with_all_images(self) -> "Domain":
         """The same domain with all of its training samples in `train`, whether in the label budget or not."""
         if not self.partly_labelled:
@@ -232,6 +254,8 @@ class Domain(LightningDataModule):
         sampler = EpochSampler(
             len(dataset), batch_size or self.batch_size, self.seed, self.first_epoch, shuffle, *ranks, groups
         )
+        if shuffle and shared:
+            sampler.go_on(self.done)
         num_workers = self._num_workers(dataset.images)
         if num_workers == 0:
             return BatchLoader(dataset, sampler)

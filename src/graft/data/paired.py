@@ -9,7 +9,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from graft.batch import PairedBatch
-from graft.data.datasets import EpochSampler
+from graft.data.datasets import NOTHING, Done, EpochSampler
 from graft.seeds import stable_seed
 
 
@@ -25,6 +25,9 @@ class Side(Protocol):
 
     def begin(self, seed: int, first_epoch: int, augment: bool = ...) -> None:
         """Set the order and the views of the fit that follows."""
+
+    def go_on(self, done: Done) -> None:
+        """Let it begin where it was left."""
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The shuffled training samples with their labels."""
@@ -54,8 +57,15 @@ class PairedData(LightningDataModule):
 
     def begin(self, seed: int, first_epoch: int, augment: bool = True) -> None:
         """Set the orders and views of the fit that follows, as `Domain.begin` does for one domain."""
+        self.done = NOTHING
         self.source.begin(stable_seed(seed, "source"), first_epoch, augment)
         self.target.begin(stable_seed(seed, "target"), first_epoch, augment)
+
+    def go_on(self, done: Done) -> None:
+        """Let the fit that follows begin where it was left; the loaders of the domains skip what their pairs do."""
+        self.done = done
+        for side in (self.source, self.target):
+            side.go_on(Done(done.epochs))
 
     @property
     def view(self) -> Any:
@@ -67,7 +77,9 @@ class PairedData(LightningDataModule):
         self.source.trainer = self.target.trainer = self.trainer
         source = None if self.source_free else self.source.train_dataloader()
         labelled = self.target.train_dataloader() if self.target.partly_labelled else None
-        return PairedLoader(source, self.target.unlabelled_loader("train"), labelled)
+        loader = PairedLoader(source, self.target.unlabelled_loader("train"), labelled)
+        loader.skip = self.done.batches
+        return loader
 
     def val_dataloader(self) -> Any:
         """The source's validation samples."""
@@ -84,13 +96,14 @@ class PairedLoader(DataLoader[Any]):
         # The generator is its own, or torch would draw from the global one.
         super().__init__(target.dataset, sampler=_Together(samplers), batch_size=None, generator=torch.Generator())
         self.loaders = source, target, labelled
+        self.skip = 0  # batches of the coming epoch that were taken before an interruption
 
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[PairedBatch]:  # type: ignore[override]
-        num = len(self)
-        batches = (repeat(None, num) if loader is None else cycled(loader, num) for loader in self.loaders)
+        num, taken, self.skip = len(self), self.skip, 0
+        batches = (repeat(None, num) if loader is None else cycled(loader, num, taken) for loader in self.loaders)
         yield from map(PairedBatch, *batches)
 
 
@@ -111,13 +124,15 @@ class _Together(Sampler[Any]):
         raise TypeError("a paired loader asks its loaders")
 
 
-def cycled(loader: DataLoader[Any], num_batches: int) -> Iterator[Any]:
-    """So many batches of a loader that is gone through as often as needed, in another order each time."""
+def cycled(loader: DataLoader[Any], num_batches: int, given: int = 0) -> Iterator[Any]:
+    """So many batches of a loader that is gone through as often as needed, in another order each time.
+
+    The first `given` are left out.
+    """
     sampler = loader.sampler
     assert isinstance(sampler, EpochSampler)
-    given = 0
     while given < num_batches:
-        sampler.cycle = given // len(sampler)
+        sampler.cycle, sampler.skip = divmod(given, len(sampler))
         for batch in loader:
             yield batch
             given += 1

@@ -98,6 +98,10 @@ class SeveralDomains(Domain):
         assert domains is not None
         return (*((domains.numpy(),) if self.shares == "equal" else ()), *super().groups(dataset))
 
+    def _training_files(self) -> list[str]:
+        """None: they are numbered through all parts."""
+        return []
+
     def _num_workers(self, images: Images) -> int:
         assert isinstance(images, JoinedImages)
         return max(super(SeveralDomains, self)._num_workers(part) for part in images.parts)

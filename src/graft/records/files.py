@@ -5,14 +5,15 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
-from graft.errors import UserError
+from graft.errors import UserError, storage_error
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to be written that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     A power cut right afterwards may bring the old content back; `sync_folder` makes sure that it does not.
+
+    Raises:
+        OSError: it cannot be written, with the name of the file, whatever the writer made of that.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
@@ -39,14 +43,25 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        found = storage_error(error)
+        if found is not None:
+            raise OSError(found.errno, found.strerror, str(path)) from error
         raise
 
 
 def temporary_beside(path: Path) -> Path:
     """A hidden name in the same folder that nobody else uses."""
     return path.with_name(f".{path.name}.{uuid4().hex}")
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove what writers that died left below a folder, which this process must have to itself."""
+    for path in folder.rglob(".*"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{32}", path.name):
+            path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

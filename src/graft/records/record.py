@@ -51,7 +51,7 @@ CACHES = tuple(
     for key in ("cache", "cache_limit_gib", "index", "reader.index")
 )
 # Parts of the configuration that say where a run writes and what it shows, not what it computes.
-NOT_IDENTITY = ("paths", "logger", "hydra", "sweep", "features", "analysis", *CACHES)
+NOT_IDENTITY = ("paths", "logger", "hydra", "sweep", "checkpoints", "features", "analysis", *CACHES)
 
 
 def run_identity(config: dict[str, Any]) -> str:
