@@ -20,6 +20,7 @@ from graft.models.heads.base import Head
 from graft.models.mappings.base import Mapping as FeatureMapping
 from graft.models.network import Network
 from graft.objectives.supervised import Objective
+from graft.processes import environments
 from graft.records.place import Place
 from graft.regularisers.base import Regulariser
 from graft.strategies.phases import ResolvedPhase, Strategy
@@ -85,7 +86,11 @@ class Training:
     def plain_trainer(self) -> Trainer:
         """The user's trainer without anything that shows or writes: for its device and precision."""
         return self.trainer(
-            precision=self.precision, logger=False, enable_checkpointing=False, enable_progress_bar=False
+            precision=self.precision,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            plugins=environments(),
         )
 
     @property

@@ -46,6 +46,7 @@ from graft.gradients import relative_gradient_norms
 from graft.models.adapters.base import companion_of
 from graft.models.network import Network
 from graft.module import GraftModule, Span
+from graft.processes import environments
 from graft.recalibration import recalibrate
 from graft.records.files import atomic_write_json, read_json
 from graft.regularisers.base import PREFIX as REGULARISATION
@@ -432,7 +433,6 @@ def make_trainer(
         max_epochs=phase.max_epochs,
         callbacks=callbacks,
         logger=list(stage.loggers) or False,
-        plugins=[AtomicCheckpointIO()],
         enable_checkpointing=True,
     )
     checkpoint.candidates = stage_candidates(stage, network, trainer.strategy.root_device)
@@ -448,6 +448,7 @@ def own_trainer(stage: Stage, **settings: Any) -> Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        plugins=[AtomicCheckpointIO(), *environments()],
         **settings,
     )
     use_epoch_loop(trainer)
