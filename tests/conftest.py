@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests on clusters with `--cluster`, else the others."""
     wanted = config.getoption("cluster")
-    left_out = [item for item in items if ("cluster" in item.keywords) != wanted]
+    left_out = [item for item in items if bool(item.get_closest_marker("cluster")) != wanted]
     if left_out:
         items[:] = [item for item in items if item not in set(left_out)]
         config.hook.pytest_deselected(items=left_out)

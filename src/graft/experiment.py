@@ -20,7 +20,7 @@ from graft.models.heads.base import Head
 from graft.models.mappings.base import Mapping as FeatureMapping
 from graft.models.network import Network
 from graft.objectives.supervised import Objective
-from graft.processes import environments
+from graft.processes import placement
 from graft.records.place import Place
 from graft.regularisers.base import Regulariser
 from graft.strategies.phases import ResolvedPhase, Strategy
@@ -90,8 +90,13 @@ class Training:
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
-            plugins=environments(),
+            **self.placement,
         )
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """The arguments of a trainer that say where it fits."""
+        return placement(getattr(self.trainer, "keywords", {}).get("strategy", "auto"))
 
     @property
     def device(self) -> torch.device:

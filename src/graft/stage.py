@@ -46,7 +46,6 @@ from graft.gradients import relative_gradient_norms
 from graft.models.adapters.base import companion_of
 from graft.models.network import Network
 from graft.module import GraftModule, Span
-from graft.processes import environments
 from graft.recalibration import recalibrate
 from graft.records.files import atomic_write_json, read_json
 from graft.regularisers.base import PREFIX as REGULARISATION
@@ -441,6 +440,7 @@ def make_trainer(
 
 def own_trainer(stage: Stage, **settings: Any) -> Trainer:
     """The user's trainer in the stage's precision and folder, without what graft does itself."""
+    settings = stage.training.placement | settings
     trainer = stage.training.trainer(
         precision=stage.training.precision,
         default_root_dir=stage.folder,
@@ -448,8 +448,7 @@ def own_trainer(stage: Stage, **settings: Any) -> Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        plugins=[AtomicCheckpointIO(), *environments()],
-        **settings,
+        **settings | {"plugins": [AtomicCheckpointIO(), *settings["plugins"]]},
     )
     use_epoch_loop(trainer)
     return trainer
