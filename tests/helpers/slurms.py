@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,17 +23,6 @@ class Slurm:
         """What a command of Slurm's prints."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         return done.stdout.strip()
-
-    def graft(self, *arguments: str, cwd: Path) -> "subprocess.Popen[str]":
-        cwd.mkdir(exist_ok=True)
-        return subprocess.Popen(
-            [sys.executable, "-m", "graft", *arguments],
-            cwd=cwd,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
 
     def kill_node(self, name: str) -> None:
         """End a node as a power cut does: its daemon and all that runs on it, without a word."""

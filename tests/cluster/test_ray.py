@@ -1,0 +1,66 @@
+"""A sweep on a Ray cluster of two nodes on this machine, one of which dies half way."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from long_jobs import EPOCHS, LONG, epochs_saved, finish, only_sweep, start_graft, wait_until
+from outcomes import outcome, record_in
+from processes import environment
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    yield cluster
+    cluster.shutdown()
+
+
+def node_of(job: Path, cluster: Any) -> Any:
+    """The node whose raylet started the process that holds the lock of a job."""
+    lock = str(job / "run.lock")
+    [worker] = {fd.parent.parent for fd in Path("/proc").glob("[0-9]*/fd/*") if links_to(fd) == lock}
+    parent = int((worker / "stat").read_text().rpartition(")")[2].split()[1])
+    [node] = [node for node in cluster.list_all_nodes() if node.all_processes["raylet"][0].process.pid == parent]
+    return node
+
+
+def links_to(fd: Path) -> str:
+    try:
+        return str(fd.readlink())
+    except OSError:  # has been closed
+        return ""
+
+
+def test_a_node_that_dies_takes_its_job_alone_and_resume_runs_just_that(
+    cluster: Any, undisturbed: Path, tmp_path: Path
+) -> None:
+    env = environment() | {"RAY_ADDRESS": cluster.address}
+    stays_lost = "hydra.launcher.ray.remote.max_retries=0"
+    process = start_graft("-m", "hydra/launcher=ray", stays_lost, "seed=0,1", *LONG, cwd=tmp_path, env=env)
+    wait_until(lambda: len([*tmp_path.glob("outputs/*/*-sweep/[01]/transfer/last.ckpt")]) == 2, process)
+    sweep = only_sweep(tmp_path)
+    node = node_of(sweep / "0", cluster)
+    assert node is not node_of(sweep / "1", cluster)
+    if node is cluster.head_node:  # without which there is no cluster
+        lost, other = "1", "0"
+        node = node_of(sweep / "1", cluster)
+    else:
+        lost, other = "0", "1"
+    cluster.remove_node(node, allow_graceful=False)
+    printed = finish(process, code=1)
+    assert f"missing job {lost} (seed={lost}): its process ended before it did" in " ".join(printed.split())
+    kept = record_in(sweep / other)
+    assert kept["status"] == "done"
+    assert 1 <= epochs_saved(sweep / lost) < EPOCHS
+    finish(start_graft("resume", str(sweep), cwd=tmp_path, env=env))
+    assert record_in(sweep / other) == kept
+    assert record_in(sweep / lost)["status"] == "done"
+    assert outcome(sweep / "0") == outcome(undisturbed)
