@@ -4,7 +4,9 @@ A run is several fits with much between them that one process does. So the first
 others wait for its fits, in each of which they take part as processes would that were started for it.
 """
 
+import logging
 import os
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -74,10 +76,12 @@ def join() -> None:
 
 def follow() -> int:
     """Take part in the fits of the first process until it ends; returns its exit code."""
-    while not isinstance(told := hear(), int):
-        function, arguments, keywords, state = told
-        state.restore()
-        function(*arguments, **keywords)
+    logging.disable(logging.INFO)  # the first process speaks for all
+    with warnings.catch_warnings(action="ignore"):
+        while not isinstance(told := hear(), int):
+            function, arguments, keywords, state = told
+            state.restore()
+            function(*arguments, **keywords)
     return told
 
 

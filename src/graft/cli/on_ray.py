@@ -5,17 +5,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from ray.exceptions import RayError, RayTaskError
 
 from graft.errors import LostJobError
 
-What = tuple[
-    HydraContext, Callable[[DictConfig], Any], DictConfig
-]  # ... whose jobs, and the configuration of the sweep
+What = tuple[HydraContext, Callable[[DictConfig], Any], DictConfig]  # the task, and the sweep's configuration
 
 
 def run(settings: DictConfig, what: What, job_overrides: Sequence[Sequence[str]], first_number: int) -> list[JobReturn]:
@@ -48,12 +47,18 @@ def job_config(what: What, overrides: Sequence[str], number: int) -> DictConfig:
 
 def run_there(folder: str, what: What, config: DictConfig, state: Any) -> JobReturn:
     """Run a job in a process of the cluster, where paths mean what they mean to the process that launches it."""
-    from hydra_plugins.hydra_ray_launcher._launcher_util import _run_job
-
     os.chdir(folder)
+    setup_globals()
+    Singleton.set_state(state)
+    HydraConfig.instance().set_config(config)
     context, task, _ = what
-    result: JobReturn = _run_job(context, config, task, state)
-    return result
+    return run_job(
+        task_function=task,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        hydra_context=context,
+    )
 
 
 def outcome(job: Any, overrides: Sequence[str]) -> JobReturn:

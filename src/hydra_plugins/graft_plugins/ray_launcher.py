@@ -9,7 +9,10 @@ from omegaconf import DictConfig
 
 
 class RayLauncher(Launcher):
-    """Runs jobs as hydra-ray-launcher does, on clusters that are there already too, and waits for every one of them.
+    """Each job a task of Ray, on a cluster that is there or on one of this machine alone; every one is waited for.
+
+    hydra-ray-launcher cannot join a cluster, to which it would tell the size of its object store, and drops the other
+    jobs where one is lost.
 
     Args:
         ray: `init` and `remote`, the arguments of `ray.init` and of `ray.remote`.
