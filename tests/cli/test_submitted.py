@@ -38,7 +38,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / name).chmod(0o755)
     (tmp_path / "asked").touch()
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    for name, value in {"JOB_ID": "12", "ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, TIME_IS_UP)]
     yield tmp_path / "asked"
     for number, handler in before:
@@ -51,7 +52,7 @@ def hear(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "requests"), [("RUNNING", "requeue 12\n"), ("COMPLETING", "")], ids=["preempted", "cancelled"]
+    ("state", "requests"), [("RUNNING", "requeue 12_1\n"), ("COMPLETING", "")], ids=["preempted", "cancelled"]
 )
 def test_a_job_that_is_asked_to_end_is_queued_again_unless_it_ends_anyway(
     state: str, requests: str, asked: Path

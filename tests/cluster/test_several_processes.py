@@ -1,6 +1,5 @@
 """A program that torchrun or srun starts once for each device: one run, and the weights of one process."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from outcomes import record_in
 from processes import environment
 from safetensors.numpy import load_file
 from slurms import Slurm
@@ -23,9 +23,8 @@ DATA = ("target.labels_per_class=8", "target.val_fraction=0")
 
 def arrived_at(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The record and the weights of the only run in a folder."""
-    [path] = folder.glob("outputs/*/*/record.json")
-    assert [path.parent.name for path in folder.glob("outputs/*/*")] == [path.parent.name]
-    return json.loads(path.read_text()), load_file(path.parent / "weights" / "network.safetensors")
+    [run] = folder.glob("outputs/digits/*")
+    return record_in(run), load_file(run / "weights" / "network.safetensors")
 
 
 @pytest.fixture(scope="module")

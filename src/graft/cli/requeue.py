@@ -62,10 +62,18 @@ def requeue() -> NoReturn:
     Raises:
         SystemExit: always.
     """
-    job = os.environ["SLURM_JOB_ID"]
+    job = own_job()
     state = subprocess.run(
         ["squeue", "--noheader", f"--jobs={job}", "--format=%T"], capture_output=True, text=True, check=False
     )
     if state.stdout.strip() == "RUNNING":  # cancelled ones are COMPLETING
         subprocess.run(["scontrol", "requeue", job], check=False)
     sys.exit(EXIT_CODE)
+
+
+def own_job() -> str:
+    """The name of this job. The number alone of a job of an array may be that of the whole array too."""
+    variables = os.environ
+    if "SLURM_ARRAY_JOB_ID" in variables:
+        return f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
+    return variables["SLURM_JOB_ID"]
