@@ -45,6 +45,8 @@ def test_a_preempted_job_is_queued_again_and_goes_on(slurm: Slurm, undisturbed: 
     slurm("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     wait_until(lambda: slurm("squeue", "--noheader", "--states=PENDING", "--partition=low"), process)
     assert 1 <= epochs_saved(sweep / "0") < EPOCHS
+    [job] = slurm("squeue", "--noheader", "--partition=low", "--format=%i").splitlines()
+    slurm("scontrol", "update", f"jobid={job}", "starttime=now")  # Slurm lets it wait two minutes
     finish(process)
     assert outcome(sweep / "0") == outcome(undisturbed)
     assert logs_of(sweep).count("Starting with") == 2
@@ -65,7 +67,7 @@ def test_a_node_that_dies_takes_its_job_alone_and_resume_runs_just_that(
     assert found is not None
     slurm.kill_node(found[1])
     printed = finish(process, code=1)
-    assert "missing job 0 (seed=0): its process ended before it did" in " ".join(printed.split())
+    assert "missing: job 0 (seed=0): its process ended before it did" in " ".join(printed.split())
     assert "graft: job 0: ended without a word" in printed
     kept = record_in(sweep / "1")
     assert kept["status"] == "done"
