@@ -17,15 +17,37 @@ from graft.cli.loader import RememberingLoader
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("GRAFT_SHARED", CHECKOUT.parent / "shared"))
 MEMORY = ("_composed", "_options", "_plain")  # of a RememberingLoader
+LEFT_OUT = pytest.StashKey[int]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cluster", action="store_true", help="run the tests on clusters of this machine, and no others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    leave_out(config, items)
     if SHARED.is_dir():
         return
     skip = pytest.mark.skip(reason=f"no development data at {SHARED}")
     for item in items:
         if "shared" in item.keywords:
             item.add_marker(skip)
+
+
+def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests on clusters with `--cluster`, else the others."""
+    wanted = config.getoption("cluster")
+    left_out = [item for item in items if bool(item.get_closest_marker("cluster")) != wanted]
+    if left_out:
+        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=left_out)
+        if not wanted:
+            config.stash[LEFT_OUT] = len(left_out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if num := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"left out: {num} tests on Slurm and Ray, which scripts/test --cluster runs")
 
 
 @pytest.fixture(scope="session")

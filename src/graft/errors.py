@@ -11,6 +11,10 @@ class UserError(ValueError):
     """Something the user gave cannot be used; the message says what was given and what was expected."""
 
 
+class LostJobError(Exception):
+    """The process of a sweep's job ended before it did, and could not say why."""
+
+
 class PrunedError(Exception):
     """A run was ended early by the search that it belongs to."""
 

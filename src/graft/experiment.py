@@ -21,6 +21,7 @@ from graft.models.heads.base import Head
 from graft.models.mappings.base import Mapping as FeatureMapping
 from graft.models.network import Network
 from graft.objectives.supervised import Objective
+from graft.processes import placement
 from graft.records.place import Place
 from graft.regularisers.base import Regulariser
 from graft.strategies.phases import ResolvedPhase, Strategy
@@ -87,8 +88,17 @@ class Training:
     def plain_trainer(self) -> Trainer:
         """The user's trainer without anything that shows or writes: for its device and precision."""
         return self.trainer(
-            precision=self.precision, logger=False, enable_checkpointing=False, enable_progress_bar=False
+            precision=self.precision,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            **self.placement,
         )
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """The arguments of a trainer that say where it fits."""
+        return placement(getattr(self.trainer, "keywords", {}).get("strategy", "auto"))
 
     @property
     def device(self) -> torch.device:

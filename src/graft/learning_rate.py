@@ -24,6 +24,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from graft.errors import UserError
 from graft.models.network import Network
 from graft.module import Span, kept_generators
+from graft.processes import one_device
 from graft.records.files import atomic_write_json
 from graft.records.store import Store
 from graft.regularisers.base import Regularisation
@@ -175,10 +176,9 @@ def range_test(
         max_steps=NUM_STEPS,
         callbacks=[curve],
         logger=False,
-        devices=1,
-        strategy="auto",
         limit_val_batches=0,
         enable_checkpointing=False,
+        **one_device(),
     )
     tested = replace(stage, training=replace(stage.training.with_lr(HIGHEST), schedule=exponential))
     span = Span(phases[index].max_epochs)

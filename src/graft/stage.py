@@ -449,7 +449,6 @@ def make_trainer(
         max_epochs=phase.max_epochs,
         callbacks=callbacks,
         logger=list(stage.loggers) or False,
-        plugins=[AtomicCheckpointIO()],
         enable_checkpointing=True,
     )
     checkpoint.candidates = stage_candidates(stage, network, trainer.strategy.root_device)
@@ -458,6 +457,7 @@ def make_trainer(
 
 def own_trainer(stage: Stage, **settings: Any) -> Trainer:
     """The user's trainer in the stage's precision and folder, without what graft does itself."""
+    settings = stage.training.placement | settings
     trainer = stage.training.trainer(
         precision=stage.training.precision,
         default_root_dir=stage.folder,
@@ -465,7 +465,7 @@ def own_trainer(stage: Stage, **settings: Any) -> Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        **settings,
+        **settings | {"plugins": [AtomicCheckpointIO(), *settings["plugins"]]},
     )
     use_epoch_loop(trainer)
     return trainer

@@ -212,7 +212,7 @@ def run_sweep_job(config: dict[str, Any], folder: Path, overrides: Sequence[str]
             with stopped_by_sweep(folder.parent):
                 run_with_retries(config, folder, overrides, report)
         except KeyboardInterrupt:
-            if not launched_elsewhere():
+            if not (launched_elsewhere() and interrupted(folder.parent)):
                 raise
     tidy()
 

@@ -13,7 +13,7 @@ from graft.errors import UserError
 EXTRAS = {
     "hydra_plugins.hydra_joblib_launcher": "joblib",
     "hydra_plugins.hydra_submitit_launcher": "slurm",
-    "hydra_plugins.hydra_ray_launcher": "ray",
+    "ray": "ray",
     "optuna": "optuna",
 }
 # hydra/launcher=NAME or hydra/sweeper=NAME -> what must be importable for it
@@ -21,7 +21,7 @@ NEEDS = {
     "joblib": "hydra_plugins.hydra_joblib_launcher",
     "gpus": "hydra_plugins.hydra_joblib_launcher",
     **dict.fromkeys(("local", "slurm", "submitit_local", "submitit_slurm"), "hydra_plugins.hydra_submitit_launcher"),
-    "ray": "hydra_plugins.hydra_ray_launcher",
+    "ray": "ray",
     "optuna": "optuna",
 }
 

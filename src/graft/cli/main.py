@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -29,6 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before torch is loaded: threads that wait for each other shall sleep, not spin. Where other processes want the
     # cores too, spinning makes small networks ten times as slow.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if one_of_several():
+        from graft.processes import together
+
+        return together(partial(run, words, debug))
+    return run(words, debug)
+
+
+def one_of_several() -> bool:
+    """Whether torchrun or srun started this program as several processes."""
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    return by_torchrun or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+
+def run(words: list[str], debug: bool) -> int:
+    """Run a command; its errors are told."""
     name = words.pop(0) if words and words[0] in command_names() else DEFAULT
     try:
         with listening() if name in RESUMABLE else nullcontext():

@@ -1,5 +1,6 @@
 """A sweep: its folder, its jobs through Hydra's launchers, its table at the end."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from rich.text import Text
@@ -37,6 +39,7 @@ from graft.cli.sweep_file import (
     write_sweep,
 )
 from graft.cli.watch import watched
+from graft.errors import LostJobError
 from graft.records.record import RECORD, load_record, natural_order
 from graft.reports.console import make_console
 from graft.reports.notes import reason
@@ -120,9 +123,18 @@ def launch_jobs(sweeper: Any, config: DictConfig, loader: ConfigLoader, jobs: Se
     num_launched = 0
     for batch in BasicSweeper.split_overrides_to_chunks(lists, sweeper.max_batch_size):
         sweeper.validate_batch_is_legal(batch)  # composes here what processes of a launcher then need not read again
-        for result in sweeper.launcher.launch(batch, initial_job_idx=num_launched):
-            _ = result.return_value  # raises what a job did not write down itself
+        results = sweeper.launcher.launch(batch, initial_job_idx=num_launched)
+        for job, result in zip(jobs[num_launched:], results, strict=False):
+            raise_unless_lost(job, result)
         num_launched += len(batch)
+
+
+def raise_unless_lost(job: Job, result: JobReturn) -> None:
+    """Raise what a job did not write down itself; that a process was lost is told, for the other jobs matter too."""
+    if isinstance(error := result._return_value, LostJobError):
+        print(f"graft: job {job['folder']}: {error}", file=sys.stderr)
+    else:
+        _ = result.return_value
 
 
 def end_sweep(folder: Path) -> int:

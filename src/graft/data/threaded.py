@@ -7,13 +7,16 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
+SLURM_CORES = "SLURM_CPUS_PER_TASK"  # not every cluster binds a job to them
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use; within a job of Slurm, no more than it asked for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, int(os.environ.get(SLURM_CORES) or cores))
 
 
 def for_each(items: Sequence[Item], work: Callable[[Item], None], num_threads: int) -> None:
