@@ -89,15 +89,21 @@ def _composed_once() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working directory for `main`; the logging that a command sets up ends with the test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(logging, "raiseExceptions", True)
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """The logging that a command sets up ends with the test."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
-    yield tmp_path
+    yield
     for handler in set(root.handlers) - set(before):
         handler.close()
     root.handlers[:] = before
     root.setLevel(level)
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory for `main`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    return tmp_path
