@@ -185,7 +185,7 @@ def test_from_scratch_nothing_is_transferred(record_of: Run) -> None:
 
 def test_a_run_that_diverges_ends_at_that_step(record_of: Run) -> None:
     with pytest.raises(
-        UserError, match=r"the (loss is|weights are not finite).* batch \d of epoch \d, of digits image \d+,"
+        UserError, match=r"the (loss is|weights are not finite).* batch \d of epoch \d, of target image \d+,"
     ):
         record_of("optimizer.lr=1e30", "logger=tensorboard", "baselines=[]")
 

@@ -332,7 +332,7 @@ def test_checkpoints_leave_out_what_is_as_the_stage_began(tmp_path: Path, domain
 
 
 def test_the_best_epoch_may_lie_before_a_thaw(tmp_path: Path, domain: Domain) -> None:
-    diverging = partial(torch.optim.SGD, lr=30.0)
+    diverging = partial(torch.optim.SGD, lr=3.0)
     fitted = run(tmp_path, domain, "gradual_unfreeze", 6, optimizer=diverging, schedule=Constant())
     assert fitted.best_epoch < 6
     assert fitted.best.keys() == fitted.last.keys()

@@ -62,6 +62,7 @@ def test_files_are_merged_once_for_all_seeds(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", counted)
     loader = RememberingLoader(search_path())
+    loader._composed = {}  # tests share what they composed
     for seed in range(4):
         loader.load_configuration(PRIMARY, [f"seed={seed}", "hydra.sweep.dir=x"], RunMode.RUN)
     assert len(merges) == 1

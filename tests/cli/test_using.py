@@ -383,7 +383,7 @@ class TestExport:
         assert described["before"][-1]["step"].startswith("(pixel * scale - mean) / std")
         card = (run / "export" / "MODEL_CARD.md").read_text()
         accuracy = load_record(run)["metrics"]["target/test/accuracy"]
-        assert f"Accuracy: {100 * accuracy:.1f} % on 18 test images of photos." in card
+        assert f"Accuracy: {100 * accuracy:.1f} % on 18 test samples of photos." in card
         assert "Gain: not measured, the run had no baseline." in card
 
     def test_a_file_that_computes_something_else_is_refused(

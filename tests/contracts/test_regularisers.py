@@ -278,7 +278,7 @@ def test_what_was_learned_goes_back_to_the_best_epoch_with_the_weights(
         how=Strategy("x", phases),
         callbacks=(look,),
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.0),
-        schedule=lambda step, total: 0.1 if step < total / 3 else 200.0,
+        schedule=lambda step, total: 0.1 if step < total / 3 else 20.0,
     )
     assert fitted.best_epoch == 1
     expected = look.states[1 if start_from == "best" else 2]
