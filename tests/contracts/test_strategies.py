@@ -52,7 +52,7 @@ def keeps_statistics(network: Network) -> bool:
 
 
 # What these tell apart, a backbone of a single layer group without biases does not have.
-NEED_MORE_GROUPS = (
+NEED_GROUPS = (
     "bias_only",
     "gradual_unfreeze",
     "last_stage",
