@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flag("--fresh", action="store_true", help="start each process as a user does, not as a fork of a warm one")
     flag("--work", type=Path, help="a folder for the runs (a temporary one; in memory is fastest)")
     options = parser.parse_args(arguments)
+    if options.work is not None:
+        options.work.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="kill-", dir=options.work))
     graft = Graft(fresh=options.fresh)
     if options.together:
