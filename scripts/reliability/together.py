@@ -40,7 +40,7 @@ def race_for_store(graft: Graft, num: int, work: Path) -> bool:
     done = [record for record in done if record["status"] == "done"]
     accuracies = {record["metrics"]["target/test/accuracy"] for record in done}
     logs = [path.read_text() for path in folder.glob("*.log")]
-    made = sum("pretrain " in text and "from the store" not in line_of(text, "pretrain ") for text in logs)
+    made = sum("from the store" not in line for text in logs for line in pretrained(text))
     entries = Counter(path.parts[-4] for path in (folder / "store").glob("*/*/*/manifest.json"))
     print(
         f"{num} runs at once, the one that pretrained killed: {len(done)} done, pretrained {made} time(s), "
@@ -74,9 +74,9 @@ def kill_one(processes: dict[int, Process], lock: Path) -> int:
     return number
 
 
-def line_of(text: str, beginning: str) -> str:
-    """The first line that begins so."""
-    return next((line for line in text.splitlines() if line.startswith(beginning)), "")
+def pretrained(text: str) -> list[str]:
+    """The lines of a run's log that say where its backbone came from."""
+    return [line for line in text.splitlines() if line.startswith("pretrain ") and "test accuracy" in line]
 
 
 def race_for_sweep(graft: Graft, num: int, work: Path) -> bool:
