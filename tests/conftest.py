@@ -10,6 +10,7 @@ import pytest
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig, read_write
+from root_logging import logging_as_before
 
 from graft.cli.compose import hydra_application
 from graft.cli.loader import RememberingLoader
@@ -92,13 +93,8 @@ def _composed_once() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     """The logging that a command sets up ends with the test."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    yield
-    for handler in set(root.handlers) - set(before):
-        handler.close()
-    root.handlers[:] = before
-    root.setLevel(level)
+    with logging_as_before():
+        yield
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from root_logging import logging_as_before
 from safetensors import safe_open
 
 from graft.build.assembly import build_blueprint, make_domain
@@ -50,15 +51,10 @@ def write_photos(root: Path, classes: tuple[str, ...] = CLASSES, seed: int = 0) 
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which one run has ended; the tests work in it."""
     folder = tmp_path_factory.mktemp("using")
-    root = logging.getLogger()
-    before = root.handlers[:]
-    with pytest.MonkeyPatch.context() as patch:
+    with logging_as_before(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_photos(folder / "photos")
         assert main(RUN) == 0
-    for handler in set(root.handlers) - set(before):
-        handler.close()
-    root.handlers[:] = before
     return folder
 
 

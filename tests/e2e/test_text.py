@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from root_logging import logging_as_before
 from texts import reviews, write_encoder, write_reviews, write_text_folder
 
 from graft.cli.main import main
@@ -31,14 +31,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_reviews(folder / "texts", 60)
     write_text_folder(folder / "files", 3)
     write_encoder(folder / "encoder")
-    root = logging.getLogger()
-    before = root.handlers[:]
-    with pytest.MonkeyPatch.context() as patch:
+    with logging_as_before(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield folder
-    for handler in set(root.handlers) - set(before):
-        handler.close()
-    root.handlers[:] = before
 
 
 def run(*words: str) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
+from graft.preemption import EXIT_CODE
+
 TIME_IS_UP = signal.SIGUSR2  # submitit lets Slurm send it some time before the job's time is up
-EXIT_CODE = 75  # EX_TEMPFAIL of BSD's sysexits
 
 
 @dataclass(frozen=True)

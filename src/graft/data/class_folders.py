@@ -1,16 +1,17 @@
 """Files in folders: one folder per class, perhaps below one folder per split or per domain."""
 
 import os
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
-from graft.data.content_index import state_of
+from graft.data.content_index import hash_files
 from graft.data.files import Files
-from graft.data.readers.base import RawSplit
+from graft.data.readers.base import RawDataset, RawSplit, hash_splits
+from graft.data.versions import file_version
 from graft.errors import UserError, listed, nearest_path
 
 SPLITS = ("train", "val", "test")
@@ -62,8 +63,23 @@ class ClassFolders:
         for part in self._parts():
             for tree in part.values():
                 for name in (name for files in tree.files.values() for name in files):
-                    digest.update(repr((name, state_of(name))).encode("utf-8", "surrogateescape"))
+                    digest.update(repr((name, file_version(name))).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+    def read(self, modality: str, hash_all: Callable[[list[str]], np.ndarray] = hash_files) -> RawDataset:
+        """A data set whose samples are the files; they are opened for the fingerprint only.
+
+        Args:
+            modality: of the samples.
+            hash_all: the hash of each of some files, as for `hash_splits`.
+
+        Raises:
+            UserError: as `list_files`.
+        """
+        splits, class_names = self.list_files()
+        train, test, val = splits["train"], splits.get("test"), splits.get("val")
+        fingerprint = hash_splits([train, test, val], class_names, hash_all)
+        return RawDataset(train, test, val, class_names, fingerprint, self.root, modality)
 
     def list_files(self) -> tuple[dict[str, RawSplit], tuple[str, ...]]:
         """The files of each split with their labels, and the class names.

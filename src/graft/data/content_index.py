@@ -1,7 +1,6 @@
 """What the files of a data set hashed to when they were last read, so that a million need not be read at each start."""
 
 import logging
-import os
 import time
 import zipfile
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from graft.data.threaded import map_all, num_cores
+from graft.data.versions import state_of
 from graft.records.files import atomic_write_bytes
 
 log = logging.getLogger(__name__)
@@ -78,12 +78,6 @@ class ContentIndex:
             atomic_write_bytes(self.path, buffer.getvalue())
         except OSError as error:
             log.warning("%s cannot be written (%s); all files are read again next time", self.path, error.strerror)
-
-
-def state_of(name: str) -> tuple[int, int, int, int]:
-    """What changes whenever a file is written or replaced: inode, size, times of its content and of its entry."""
-    found = os.stat(name)
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def reuse(known: Known | None, names: Sequence[str], states: np.ndarray, hashes: np.ndarray) -> np.ndarray:

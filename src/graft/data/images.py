@@ -1,6 +1,6 @@
 """Images on their canvas: kept in memory, mapped from the cache, or brought to it each time they are asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -105,11 +105,20 @@ class ImageFiles:
         Raises:
             UserError: a file that could be read when the domain was loaded cannot be read any more.
         """
-        rows = [decode(self.paths[position], self.preprocessing) for position in positions.tolist()]
-        broken = [str(row) for row in rows if isinstance(row, Unreadable)]
-        if broken:
-            raise UserError(f"cannot be read any more: {', '.join(broken)}")
-        return torch.from_numpy(np.stack([row for row in rows if isinstance(row, np.ndarray)]))
+        return stacked(decode(self.paths[position], self.preprocessing) for position in positions.tolist())
+
+
+def stacked(rows: Iterable[np.ndarray | Unreadable]) -> Tensor:
+    """Samples [n, ...] of files that could be read before.
+
+    Raises:
+        UserError: one cannot be read any more.
+    """
+    rows = list(rows)
+    broken = [str(row) for row in rows if isinstance(row, Unreadable)]
+    if broken:
+        raise UserError(f"cannot be read any more: {', '.join(broken)}")
+    return torch.from_numpy(np.stack([row for row in rows if isinstance(row, np.ndarray)]))
 
 
 @dataclass(frozen=True)
@@ -165,8 +174,7 @@ def open_images(
     if keep:
         return _decode_into_memory(paths, preprocessing)
     broken = check_all(paths)
-    missing = {str(found.path) for found in broken}
-    return ImageFiles(Files([name for name in paths.names if name not in missing]), preprocessing), broken
+    return ImageFiles(paths.without(found.path for found in broken), preprocessing), broken
 
 
 def _open_cached(

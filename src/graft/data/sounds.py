@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from graft.data.canvas_cache import CanvasCache
-from graft.data.images import Images, KeptImages
-from graft.data.readers.base import RawSplit, Unreadable
+from graft.data.files import Files
+from graft.data.images import Images, KeptImages, stacked
+from graft.data.readers.base import RawSplit, Unreadable, file_names
 from graft.data.sound_preprocessing import SoundPreprocessing
 from graft.data.waveforms import Sampling, decode_sound, decode_sounds, unreadable_sounds
-from graft.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,7 @@ class SoundFiles:
         Raises:
             UserError: a file that could be read when the domain was loaded cannot be read any more.
         """
-        rows = [decode_sound(self.paths[position], self.sampling) for position in positions.tolist()]
-        broken = [str(row) for row in rows if isinstance(row, Unreadable)]
-        if broken:
-            raise UserError(f"cannot be read any more: {', '.join(broken)}")
-        return torch.from_numpy(np.stack([row for row in rows if isinstance(row, np.ndarray)]))
+        return stacked(decode_sound(self.paths[position], self.sampling) for position in positions.tolist())
 
 
 def open_sounds(
@@ -54,12 +50,11 @@ def open_sounds(
     They are brought to the rate and length that the preprocessing says, and kept in memory where `keep` says so.
     Neither `cache` nor `content` is used: to decode a waveform takes little longer than to read it.
     """
-    paths = [path for path in split.samples if isinstance(path, Path)]
+    paths = Files(file_names(split.samples))
     sampling = preprocessing.sampling
     if not keep:
         broken = unreadable_sounds(paths, sampling)
-        left_out = {found.path for found in broken}
-        return SoundFiles([path for path in paths if path not in left_out], sampling), broken
+        return SoundFiles(paths.without(found.path for found in broken), sampling), broken
     found = decode_sounds(paths, sampling)
     sounds = [sound for sound in found if isinstance(sound, np.ndarray)]
     stacked = np.stack(sounds) if sounds else np.empty((0, sampling.samples), np.int16)

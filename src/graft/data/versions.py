@@ -5,13 +5,22 @@ from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 
-def file_version(path: Path) -> Hashable:
-    """Changes whenever a file is written or replaced; None where there is none."""
+def state_of(path: str | Path) -> tuple[int, int, int, int]:
+    """What changes whenever a file is written or replaced: inode, size, times of its content and of its entry.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    found = os.stat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def file_version(path: str | Path) -> Hashable:
+    """The state of a file; None where there is none."""
     try:
-        found = path.stat()
+        return state_of(path)
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def files_version(paths: Iterable[Path]) -> Hashable:

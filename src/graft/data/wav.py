@@ -11,6 +11,7 @@ import numpy as np
 LONGEST_FILE = 600  # seconds
 MOST_VALUES = 2**26  # samples of all channels, which take eight bytes each
 MOST_CHANNELS = 64
+LOWEST_RATE, HIGHEST_RATE = 1000, 384_000  # Hz
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 
 
@@ -72,8 +73,8 @@ def check_size(frames: int, channels: int, rate: int) -> None:
     Raises:
         NotASoundError: no samples or too many, no channels or too many, or no rate that sound is kept at.
     """
-    if not 1000 <= rate <= 384_000:
-        raise NotASoundError(f"a sample rate of {rate} Hz; expected 1000 to 384000")
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise NotASoundError(f"a sample rate of {rate} Hz; expected {LOWEST_RATE} to {HIGHEST_RATE}")
     if not 1 <= channels <= MOST_CHANNELS:
         raise NotASoundError(f"{channels} channels; expected 1 to {MOST_CHANNELS}")
     if frames < 1:

@@ -11,11 +11,10 @@ import numpy as np
 
 from graft.data.readers.base import Unreadable
 from graft.data.threaded import map_all, num_cores
-from graft.data.wav import NotASoundError, check_size, read_wav
+from graft.data.wav import HIGHEST_RATE, LOWEST_RATE, NotASoundError, check_size, read_wav
 from graft.errors import UserError
 
 SUFFIXES = (".wav", ".flac", ".ogg")
-LOWEST_RATE, HIGHEST_RATE = 1000, 384_000  # Hz
 LONGEST = 60  # seconds that a network may be made to listen to
 FRAME = 0.02  # seconds over which loudness is measured, for trimming
 FULL_SCALE = 2**15

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from graft.data.class_folders import FileKind
 from graft.data.decoding import decode
 from graft.data.images import resize
 from graft.data.preprocessing import Preprocessing
 from graft.data.readers.base import Unreadable
-from graft.data.readers.image_folder import is_image
+from graft.data.readers.image_folder import IMAGES
 
 ARRAY = "x"
 ARRAY_LAYOUT = "uint8 [n, h, w] or [n, h, w, c] with c of 1 or 3"
@@ -33,15 +34,20 @@ def images_at(
         pass_over: is told of files in folders whose names are not those of images.
     """
     if path.is_dir():
-        for file in files_in(path):
-            if is_image(file.name):
-                yield printable(file), file
-            else:
-                pass_over(file)
+        yield from named_files(path, IMAGES, pass_over)
     elif path.suffix == ".npz":
         yield from _images_in_arrays(path, refuse)
     else:
         yield printable(path), path
+
+
+def named_files(folder: Path, kind: FileKind, pass_over: Callable[[Path], None]) -> Iterator[tuple[str, Path]]:
+    """Names and files of one kind in a folder, in the order of their paths; `pass_over` is told of the others."""
+    for file in files_in(folder):
+        if kind.matches(file.name):
+            yield printable(file), file
+        else:
+            pass_over(file)
 
 
 def files_in(folder: Path) -> Iterator[Path]:

@@ -12,7 +12,6 @@ from torch import Generator, Tensor, nn
 
 from graft.data.preprocessing import Inputs
 from graft.data.readers.base import Unreadable
-from graft.errors import UserError
 from graft.inference.images import Normalised, image_canvas, images_at, pixels
 from graft.inference.sounds import Spectrograms, random_waveforms, sounds_at, waveform
 from graft.inference.texts import WholeNumbers, random_tokens, texts_at, token_ids
@@ -83,13 +82,7 @@ KINDS: dict[str, Kind] = {
 
 
 def kind_of(preprocessing: Inputs) -> Kind:
-    """That of a network's inputs.
-
-    Raises:
-        UserError: a network of such inputs can be trained and evaluated, but not used otherwise.
-    """
-    if preprocessing.modality not in KINDS:
-        raise UserError(f"networks whose inputs are {preprocessing.modality} cannot be used like this")
+    """That of a network's inputs."""
     return KINDS[preprocessing.modality]
 
 

@@ -12,7 +12,7 @@ from graft.data.readers.audio_folder import SOUNDS
 from graft.data.readers.base import Unreadable
 from graft.data.sound_preprocessing import SoundPreprocessing
 from graft.data.waveforms import decode_sound
-from graft.inference.images import files_in, printable
+from graft.inference.images import named_files, printable
 
 
 def sounds_at(
@@ -25,14 +25,10 @@ def sounds_at(
         refuse: not used, what cannot be decoded shows later.
         pass_over: is told of files in folders whose names are not those of sounds.
     """
-    if not path.is_dir():
+    if path.is_dir():
+        yield from named_files(path, SOUNDS, pass_over)
+    else:
         yield printable(path), path
-        return
-    for file in files_in(path):
-        if SOUNDS.matches(file.name):
-            yield printable(file), file
-        else:
-            pass_over(file)
 
 
 def waveform(source: Path, preprocessing: SoundPreprocessing) -> np.ndarray | Unreadable:

@@ -13,7 +13,7 @@ from graft.data.readers.text_table import TEXT_NAMES
 from graft.data.tables import SUFFIXES, TableFile, find_column
 from graft.data.texts import TextPreprocessing
 from graft.errors import UserError
-from graft.inference.images import files_in, printable
+from graft.inference.images import named_files, printable
 
 
 def texts_at(
@@ -28,11 +28,7 @@ def texts_at(
         pass_over: is told of files in folders whose names are not those of texts.
     """
     if path.is_dir():
-        for file in files_in(path):
-            if TEXTS.matches(file.name):
-                yield printable(file), file
-            else:
-                pass_over(file)
+        yield from named_files(path, TEXTS, pass_over)
     elif path.suffix.lower() in SUFFIXES:
         yield from _rows(path, refuse)
     else:

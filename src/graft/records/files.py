@@ -96,12 +96,13 @@ def without_nan(value: Any) -> Any:
 def atomic_write_sealed_json(path: Path, value: dict[str, Any]) -> None:
     """As `atomic_write_json`, a line for each key, with a checksum of the text as the last.
 
-    Indented lists would make the text three times as long, which takes as much longer to write and to read.
+    Indented lists make the text longer, which takes as much longer to write and to read.
     """
     lines = [f"  {json.dumps(key)}: {json.dumps(item, allow_nan=False)}" for key, item in without_nan(value).items()]
-    text = "{\n" + ",\n".join(lines) + "\n}"
-    seal = f',\n  "{CHECKSUM}": "{sha256(text.encode()).hexdigest()}"\n}}\n'
-    atomic_write_bytes(path, (text.removesuffix("\n}") + seal).encode())
+    text = "{\n" + ",\n".join(lines)
+    checksum = sha256(f"{text}\n}}".encode()).hexdigest()
+    seal = f',\n  "{CHECKSUM}": "{checksum}"\n}}\n'
+    atomic_write_bytes(path, (text + seal).encode())
 
 
 def read_sealed_json(path: Path) -> dict[str, Any]:

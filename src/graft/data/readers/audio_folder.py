@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graft.data.class_folders import ClassFolders, FileKind
-from graft.data.readers.base import RawDataset, hash_splits
+from graft.data.readers.base import RawDataset
 from graft.data.waveforms import SUFFIXES
 
 SOUNDS = FileKind("sounds", SUFFIXES)
@@ -28,10 +28,7 @@ class AudioFolder:
 
     def read(self) -> RawDataset:
         """List the sound files; they are opened for the fingerprint only."""
-        splits, class_names = self._folders.list_files()
-        train, test, val = splits["train"], splits.get("test"), splits.get("val")
-        fingerprint = hash_splits([train, test, val], class_names)
-        return RawDataset(train, test, val, class_names, fingerprint, self._folders.root, modality="audio")
+        return self._folders.read("audio")
 
     @property
     def _folders(self) -> ClassFolders:

@@ -9,7 +9,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from graft.data.class_folders import ClassFolders, FileKind
 from graft.data.content_index import ContentIndex, hash_files
-from graft.data.readers.base import RawDataset, hash_splits
+from graft.data.readers.base import RawDataset
 from graft.records.hashing import content_hash
 
 IMAGES = FileKind("images", IMG_EXTENSIONS)
@@ -38,10 +38,7 @@ class ImageFolder:
 
     def read(self) -> RawDataset:
         """List the image files; they are opened for the fingerprint only, and not where the index knows them."""
-        splits, class_names = self._folders.list_files()
-        train, test, val = splits["train"], splits.get("test"), splits.get("val")
-        fingerprint = hash_splits([train, test, val], class_names, self._hashes)
-        return RawDataset(train, test, val, class_names, fingerprint, self._folders.root)
+        return self._folders.read("image", self._hashes)
 
     def _hashes(self, names: list[str]) -> np.ndarray:
         if self.index is None:
@@ -52,8 +49,3 @@ class ImageFolder:
     @property
     def _folders(self) -> ClassFolders:
         return ClassFolders(self.path, self.domain, IMAGES)
-
-
-def is_image(name: str) -> bool:
-    """Judged by the name; whether it can be decoded shows later."""
-    return IMAGES.matches(name)
