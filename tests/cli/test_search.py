@@ -104,6 +104,7 @@ def test_what_is_typed_counts_before_a_preset() -> None:
         ([LR, "hydra.sweeper.sampler=tpa"], "hydra.sweeper.sampler='tpa'; expected 'tpe' or 'random' or 'grid'"),
         ([LR, "hydra.sweeper.sampler=grid"], "optimizer.lr: an interval has no grid"),
         ([LR, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0; expected at least 1"),
+        ([LR, "hydra.sweeper.storage='postgresql://me:hush@host/db'"], "keep it in an environment variable"),
         ([LR, "+hydra.sweeper.pruner_options.warmup=3"], "hydra.sweeper.pruner_options.warmup: median has no such"),
         ([LR, "+hydra.sweeper.trials=3"], "hydra.sweeper.trials: no such key; did you mean 'n_trials'?"),
         (["strategy=choice(lp_ft,scrach)"], "strategy=scrach: no such strategy; did you mean 'scratch'?"),
@@ -279,3 +280,14 @@ def test_the_objective_is_validation_under_the_headline_rule() -> None:
     assert objective(record(), "selection/score") == 0.7
     with pytest.raises(UserError, match="is there no validation split"):
         objective(record(history=[]), "val/accuracy")
+
+
+def test_environment_variables_stand_in_a_storage(
+    pipeline: Pipeline, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUDIES", str(empty_folder))
+    storage = "hydra.sweeper.storage='sqlite:////$STUDIES/s.db'"
+    assert main([*SEARCH, UNPRUNED, storage, "hydra.sweeper.n_trials=1"]) == 0
+    [sweep] = sweeps(empty_folder)
+    assert (empty_folder / "s.db").exists()
+    assert not any(str(empty_folder / "s.db") in path.read_text() for path in sweep.rglob("*.json"))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
+from urllib.parse import urlsplit
 
 from graft.build.values import describe, fits
 from graft.errors import UserError, did_you_mean
@@ -82,6 +83,12 @@ def unusable(settings: SearchSettings) -> list[str]:
         for name in ("n_trials", "n_jobs")
         if (number := getattr(settings, name)) is not None and number < 1
     ]
+    password = urlsplit(settings.storage or "").password or "$"
+    if not password.startswith("$"):
+        errors.append(
+            "hydra.sweeper.storage: its password would be written to the sweep's folder; keep it in an environment "
+            "variable and write that one's name in its place: hydra.sweeper.storage='postgresql://me:$PASSWORD@host/db'"
+        )
     metric = settings.metric
     if "test" in metric.split("/"):
         errors.append(f"hydra.sweeper.metric={metric}: a search never looks at the test split; val/accuracy is as near")

@@ -1,6 +1,7 @@
 """The study of a search: where it is kept, what suggests its trials, and what ends them early."""
 
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -164,9 +165,12 @@ def open_study(storage: str, name: str, direction: Direction, sampler: BaseSampl
 
 
 def open_storage(url: str) -> BaseStorage:
-    """A database; writers to one file of SQLite wait for each other."""
+    """A database, with environment variables in the place of their `$NAMES`.
+
+    Writers to one file of SQLite wait for each other.
+    """
     waiting = {"connect_args": {"timeout": WAIT_FOR_SQLITE}} if url.startswith(SQLITE) else {}
-    return RDBStorage(url, engine_kwargs=waiting)
+    return RDBStorage(os.path.expandvars(url), engine_kwargs=waiting)
 
 
 def trials_of(study: optuna.Study) -> list[FrozenTrial]:
