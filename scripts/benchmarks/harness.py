@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-QUICK_REPEATS = 3
+QUICK_REPEATS = 2
 
 Figures = Mapping[str, float]  # side -> seconds, or images/s
 Repetition = Callable[[], Figures]  # measures every side once
@@ -53,7 +53,7 @@ class Row:
     prepare: Callable[[bool, Path], Repetition]  # (quick, an empty folder) -> one repetition of all sides
     goals: tuple[Goal, ...] = ()
     note: str = ""
-    quick_repeats: int = QUICK_REPEATS  # 1 where a repetition takes long and the goal is missed by no noise
+    quick_repeats: int = QUICK_REPEATS  # 1 where a repetition is the mean of many jobs
 
 
 @dataclass(frozen=True)

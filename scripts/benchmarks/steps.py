@@ -20,7 +20,7 @@ from graft.models.backbones.cnn import Cnn
 from graft.module import num_correct
 
 BATCH_SIZE = 128
-NUM_EPOCHS = 3  # the first warms up
+NUM_EPOCHS = 2  # the first warms up
 SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 FUSED = partial(SGD, fused=True)  # as conf/optimizer has it
 BARE, STOCK, METRICS, OFF, GRAFT, CONTIGUOUS = (
@@ -143,7 +143,7 @@ def prepare_toy(quick: bool, folder: Path) -> Repetition:
 
 def prepare_cnn(quick: bool, folder: Path) -> Repetition:
     """The network of the default experiment."""
-    return prepare(Cnn, 30 if quick else 200, folder)
+    return prepare(Cnn, 60 if quick else 200, folder)
 
 
 ROWS = (

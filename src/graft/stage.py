@@ -6,14 +6,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.utilities import registry
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from graft.adaptation.evidence import Judge
@@ -325,8 +327,7 @@ def fit_phase(
     go_on(module, data, trainer, history, position)
     with fitting(network, regularisation), deferred():
         trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
-    # Read back rather than taken from memory: processes started for the fit hold the state, this one may not.
-    checkpoint = read_checkpoint(stage.folder / LAST)
+    checkpoint = saved_checkpoint(trainer) or read_checkpoint(stage.folder / LAST)
     network.load_state_dict(position.start | network_state(checkpoint))
     if regularisation is not None:
         restore_regularisation(regularisation, checkpoint)
@@ -377,7 +378,21 @@ def go_on(module: GraftModule, data: Data, trainer: Trainer, history: list[dict[
     data.go_on(Done(num_epochs, within["batches"] if within else 0))
     if within is not None:
         module.tally_so_far = within["tally"]
-        next(each for each in trainer.callbacks if isinstance(each, StageCheckpoint)).go_on(within)  # type: ignore[attr-defined]
+        checkpoint_callback(trainer).go_on(within)
+
+
+def checkpoint_callback(trainer: Trainer) -> StageCheckpoint:
+    """What saves the checkpoints of a fit."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(each for each in callbacks if isinstance(each, StageCheckpoint))
+
+
+def saved_checkpoint(trainer: Trainer) -> dict[str, Any] | None:
+    """The newest checkpoint of a fit, from memory; None where it has to be read back.
+
+    Processes started for a fit hold the state where the one that started them may not, and none where it is sharded.
+    """
+    return checkpoint_callback(trainer).saved if isinstance(trainer.strategy, SingleDeviceStrategy) else None
 
 
 @contextmanager
@@ -458,6 +473,7 @@ def make_trainer(
 def own_trainer(stage: Stage, **settings: Any) -> Trainer:
     """The user's trainer in the stage's precision and folder, without what graft does itself."""
     settings = stage.training.placement | settings
+    remember_entry_points()
     trainer = stage.training.trainer(
         precision=stage.training.precision,
         default_root_dir=stage.folder,
@@ -469,6 +485,15 @@ def own_trainer(stage: Stage, **settings: Any) -> Trainer:
     )
     use_epoch_loop(trainer)
     return trainer
+
+
+@cache
+def remember_entry_points() -> None:
+    """Look once a process for callbacks that installed packages offer to every trainer.
+
+    Lightning reads the metadata of all packages whenever a trainer is made, which takes most of the time of making it.
+    """
+    registry.entry_points = cache(registry.entry_points)  # type: ignore[attr-defined, assignment]
 
 
 def stage_candidates(stage: Stage, network: Network, device: torch.device) -> Candidates | None:

@@ -106,6 +106,7 @@ class StageCheckpoint(Checkpoint):
     phase_monitor: tuple[str, str] | None = None  # metric, "min" or "max", whose best epoch of the phase is kept too
     candidates: Candidates | None = None  # where rules without labels of the target choose among the epochs
     every: float = math.inf  # seconds between checkpoints within an epoch
+    saved: dict[str, Any] | None = None  # the newest checkpoint; its tensors may be those that are being trained
 
     def __init__(
         self,
@@ -225,6 +226,7 @@ class StageCheckpoint(Checkpoint):
             "untouched": sorted(self.untouched),
             "optimizer": optimizer_state_by_name(trainer.optimizers[0]),
         }
+        self.saved = checkpoint
 
 
 def end_if_asked(trainer: Trainer) -> None:
