@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,22 @@ def test_records_and_reports_import_neither_torch_nor_lightning() -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'torchvision', 'pytorch_lightning')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_keys_that_are_not_wanted_are_not_read_and_damage_to_them_is_still_seen(tmp_path: Path) -> None:
+    record = done(0.9) | {"history": [{"epoch": 1}], "classes": {"names": ["a"]}}
+    write_record(tmp_path, record)
+    assert load_record(tmp_path, without=("history",)) == {k: v for k, v in record.items() if k != "history"}
+    path = tmp_path / "record.json"
+    path.write_text(path.read_text().replace('{"epoch": 1}', '{"epoch": 2}'))
+    with pytest.raises(UserError, match="checksum does not match"):
+        load_record(tmp_path, without=("history",))
+
+
+def test_values_of_several_lines_are_read_even_if_not_wanted(tmp_path: Path) -> None:
+    write_record(tmp_path, done(0.9) | {"history": [1]})
+    path = tmp_path / "record.json"
+    body = path.read_text().partition(',\n  "checksum"')[0].replace("[1]", "[\n    1\n  ]")
+    checksum = sha256(f"{body}\n}}".encode()).hexdigest()
+    path.write_text(f'{body},\n  "checksum": "{checksum}"\n}}\n')
+    assert load_record(tmp_path, without=("history",))["history"] == [1]

@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime
@@ -114,20 +114,20 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     atomic_write_sealed_json(folder / RECORD, record)
 
 
-def load_record(path: Path) -> dict[str, Any]:
-    """The record in a run's folder, or in a file.
+def load_record(path: Path, without: Collection[str] = ()) -> dict[str, Any]:
+    """The record in a run's folder, or in a file; the values of the keys `without` may be left out.
 
     Raises:
         UserError: there is none, it is damaged or incomplete, or another version of graft wrote it.
     """
     path = path / RECORD if path.is_dir() else path
-    record = read_sealed_json(path)
+    record = read_sealed_json(path, without)
     if "schema" not in record:
         raise UserError(f"{path}: not a record of graft")
     if record["schema"] != SCHEMA:
         raise UserError(f"{path}: has schema {record['schema']!r}, this graft ({__version__}) reads schema {SCHEMA}")
     required = REQUIRED_WHEN_DONE if record.get("status") == "done" else REQUIRED
-    missing = [name for name in required if name not in record]
+    missing = [name for name in required if name not in record and name not in without]
     if missing:
         raise UserError(f"{path}: not a whole record of graft, {', '.join(missing)} missing")
     if record["status"] not in STATUSES:
@@ -136,12 +136,12 @@ def load_record(path: Path) -> dict[str, Any]:
 
 
 def find_records(
-    folders: Iterable[Path], keep: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    folders: Iterable[Path], keep: Callable[[dict[str, Any]], dict[str, Any]] = dict, without: Collection[str] = ()
 ) -> list[tuple[Path, dict[str, Any]]]:
     """(run folder, record) of every run at or below `folders`, sorted by folder.
 
     Records that cannot be read are left out, and the first of them named in warnings. `keep` makes of each record what
-    is to be kept of it, since thousands of whole ones fill the memory.
+    is to be kept of it, since thousands of whole ones fill the memory; the keys `without` are not even read.
 
     Raises:
         UserError: a folder that does not exist, or in which no record can be read.
@@ -149,7 +149,7 @@ def find_records(
     found: dict[Path, dict[str, Any]] = {}
     for folder in folders:
         paths = list(record_files(folder))
-        read, refused = read_all(paths, keep)
+        read, refused = read_all(paths, keep, without)
         for reason in refused[:MOST_NAMED]:
             log.warning("left out: %s", reason)
         if more := refused[MOST_NAMED:]:
@@ -174,7 +174,7 @@ def record_files(folder: Path) -> list[Path]:
 
 
 def read_all(
-    paths: Iterable[Path], keep: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    paths: Iterable[Path], keep: Callable[[dict[str, Any]], dict[str, Any]] = dict, without: Collection[str] = ()
 ) -> tuple[dict[Path, dict[str, Any]], list[UserError]]:
     """Run folder -> what `keep` makes of the record, for those that can be read, and why the others cannot."""
     read: dict[Path, dict[str, Any]] = {}
@@ -182,7 +182,7 @@ def read_all(
     with no_collection():
         for path in paths:
             try:
-                read[path.parent.resolve()] = keep(load_record(path))
+                read[path.parent.resolve()] = keep(load_record(path, without))
             except UserError as error:
                 refused.append(error)
     return read, refused

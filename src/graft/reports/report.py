@@ -43,7 +43,7 @@ def report(
             columns of what does not vary.
     """
     named = any(folder.expanduser().is_file() for folder in folders)  # files of any name are not found again
-    runs = Runs(find_records(folders, dict if named else Trimmed()))
+    runs = Runs(find_records(folders) if named else find_records(folders, Trimmed(), UNUSED))
     reference = parse_reference(against, runs.study)
     show(runs, reference, console)
     for kind, path in (files or {}).items():
