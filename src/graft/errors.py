@@ -31,7 +31,12 @@ NOT_WRITTEN = tuple(
 
 
 def storage_error(error: BaseException) -> OSError | None:
-    """What kept a file from being written, where an error comes of that: no room, no permission; None otherwise."""
+    """What kept a file from being written, where an error comes of that: no room, no permission.
+
+    None otherwise, and for a `UserError`, which says it itself.
+    """
+    if isinstance(error, UserError):
+        return None
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in NOT_WRITTEN:

@@ -64,7 +64,7 @@ def run_in(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         return run_experiment(replace(build_experiment(config), place=place_of(folder)), folder)
     except Exception as error:
         begun, not_written = (folder / RECORD).exists(), storage_error(error)
-        if begun and not_written is not None and not isinstance(error, UserError):
+        if begun and not_written is not None:
             raise UserError(cannot_write(folder, not_written)) from error
         if begun:
             write_failure(folder, config, error)
@@ -230,7 +230,7 @@ def run_with_retries(config: dict[str, Any], folder: Path, overrides: Sequence[s
                 raise
             log.info("", exc_info=error)  # for the file
             not_written = storage_error(error)
-            if not_written is not None and not isinstance(error, UserError):
+            if not_written is not None:
                 with suppress(OSError):
                     ask_to_stop(folder.parent, f"job {folder.name} could not write")
                 error = UserError(cannot_write(folder.parent, not_written))
