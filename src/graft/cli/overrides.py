@@ -19,7 +19,7 @@ from graft.cli.source import PRIMARY, joined_domains
 from graft.errors import did_you_mean, nearest
 
 # What augments images and not the spectrograms of sounds, which are told from their own augmentation's keys.
-IMAGES_ALONE = {"flip", "crop_padding", "resized_crop", "brightness", "contrast", "saturation", "cutmix"}
+IMAGES_ALONE = {"flip", "crop_padding", "resized_crop", "rotation", "brightness", "contrast", "saturation", "cutmix"}
 SOUNDS_ALONE = {"time_masks", "frequency_masks"}
 WHY_NOT_SOUNDS = (
     "the axes of a sound's spectrogram are time and pitch, and its values loudness: mirrored, cropped or coloured, it "

@@ -18,6 +18,7 @@ class Augmentation:
     crop_padding: int = 0  # pad the canvas by so many black pixels, then crop at random
     flip: bool = False  # mirror half of the images
     resized_crop: tuple[float, float] | None = None  # smallest and largest share of the canvas that a crop covers
+    rotation: float = 0.0  # by angles from -rotation to rotation, in degrees; corners become black
     brightness: float = 0.0  # each of these three is changed by factors from 1 - strength to 1 + strength
     contrast: float = 0.0
     saturation: float = 0.0
@@ -25,7 +26,7 @@ class Augmentation:
     cutmix: float = 0.0  # alpha of the beta distribution of the share that is kept
 
     def __post_init__(self) -> None:
-        for name in ("crop_padding", "brightness", "contrast", "saturation", "mixup", "cutmix"):
+        for name in ("crop_padding", "rotation", "brightness", "contrast", "saturation", "mixup", "cutmix"):
             if getattr(self, name) < 0:
                 raise UserError(f"augmentation.{name}={getattr(self, name)}: expected a number from 0")
         if self.resized_crop is not None:

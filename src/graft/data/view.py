@@ -12,6 +12,7 @@ from graft.data.compiled import scale_and_shift
 from graft.data.crops import centre_crop, mirror, random_crop, random_resized_crop
 from graft.data.draws import coin
 from graft.data.preprocessing import Preprocessing
+from graft.data.rotation import rotate_randomly
 
 
 class View:
@@ -51,6 +52,8 @@ class View:
             return self.evaluate(x)
         cut = self._place(x, how, generator)
         shape, device = (*x.shape[:2], self.preprocessing.size, self.preprocessing.size), x.device
+        if how.rotation:
+            cut = as_they_are(rotate_randomly(assemble(cut, shape, device), how.rotation, generator))
         if how.changes_colour:
             uncoloured = assemble(cut, shape, device)
             cut = as_they_are(jitter_colour(uncoloured, how.brightness, how.contrast, how.saturation, generator))
