@@ -82,7 +82,7 @@ def test_a_network_is_exported_with_what_makes_tokens(bag: Path, form: str) -> N
     assert main(["export", str(bag), "--format", form]) == 0
     described = json.loads(next((bag / "export").glob("model*.json")).read_text())
     assert described["modality"] == "text"
-    assert described["before"][0]["kind"] == "hashed_ngrams"
+    assert described["before"][0]["kind"] == "distinct_hashed_ngrams"
     assert described["input"]["shape"] == ["n", 24]
     assert described["input"]["type"] == ("int64" if form == "safetensors" else "int32")
     assert "A classifier of texts" in (bag / "export" / "MODEL_CARD.md").read_text()
