@@ -90,7 +90,7 @@ def test_out_of_memory_is_caught_and_nothing_else(
 
     monkeypatch.setattr(batch_size, "step_seconds", fail)
     assert images_per_second(case, network(), 8) is None
-    with pytest.raises(UserError, match="tiny: batch_size=auto: not even 8 images fit into memory"):
+    with pytest.raises(UserError, match="tiny: batch_size=auto: not even 8 samples fit into memory"):
         trial(case)
     error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="shapes"):

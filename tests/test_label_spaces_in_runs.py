@@ -104,7 +104,7 @@ def test_classes_that_are_not_as_declared_are_refused(config: Config, tmp_path: 
 
 
 def test_a_budget_that_leaves_nothing_to_adapt_to_is_refused(config: Config, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="leaves no training image without a label"):
+    with pytest.raises(UserError, match="leaves no training sample without a label"):
         record_of(config(["ab"], "ab", "adaptation=coral", "target.fraction=1.0"), tmp_path / "run")
 
 

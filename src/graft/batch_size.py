@@ -121,7 +121,7 @@ def trial(case: Case) -> dict[str, Any]:
                 break
             best = size
     if not best:
-        raise UserError(f"{case.domain.name}: batch_size=auto: not even {min(speeds)} images fit into memory")
+        raise UserError(f"{case.domain.name}: batch_size=auto: not even {min(speeds)} samples fit into memory")
     return {"batch_size": best, "images_per_second": speeds, "seconds": time.monotonic() - began}
 
 

@@ -208,10 +208,10 @@ def check_labels_left_out(target: Domain) -> None:
         UserError: the label budget takes in every training image.
     """
     if not len(target.pool):
-        raise UserError(f"{target.name}: the label budget leaves no training image without a label to adapt to")
+        raise UserError(f"{target.name}: the label budget leaves no training sample without a label to adapt to")
     if target.partly_labelled:
         log.info(
-            "%-10s %-16s labels of %d training images are used, %d are taken to have none",
+            "%-10s %-16s labels of %d training samples are used, %d are taken to have none",
             *("adaptation", target.name, target.sizes["train"], len(target.pool)),
         )
 

@@ -89,7 +89,7 @@ ADAPTS = ("adaptation=mcc", "source.characters=digits", "target.labels_per_class
         ),
         (
             ["features.augmented_views=2", "target.augmentation.mixup=0.2"],
-            "features.augmented_views=2: a fixed view is one image's own; set target.augmentation.mixup=0",
+            "features.augmented_views=2: a fixed view is one sample's own; set target.augmentation.mixup=0",
         ),
         (["backbone=timm", "backbone.name=resnet10x", "backbone.weights=x"], "backbone.name=resnet10x"),
         (["adapter=lora", "adapter.rank=0"], "adapter.rank=0: adapter=lora expects 1 or more"),

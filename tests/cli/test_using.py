@@ -269,7 +269,7 @@ class TestEvaluate:
         for name in ("accuracy", "loss", "calibration_error", "brier_score"):
             assert found["scores"][name] == pytest.approx(record["metrics"][f"target/test/{name}"], rel=1e-5)
             assert found["calibrated"][name] == pytest.approx(temperature[f"target/test/{name}"], rel=1e-5)
-        assert f"{100 * found['scores']['accuracy']:.1f} % of 18 images" in out
+        assert f"{100 * found['scores']['accuracy']:.1f} % of 18 samples" in out
         assert all(name in out for name in CLASSES)
 
     def test_other_data_of_the_same_classes(
@@ -308,7 +308,7 @@ class TestEvaluate:
             (["target=cifar10,stl10"], "target=cifar10,stl10: several values; expected one"),
             (["target.path=nowhere"], "path=nowhere: no such folder"),
             (["target=none"], "target=none: there must be one"),
-            (["target.val_fraction=0", "--split", "val"], "photos: has no val images"),
+            (["target.val_fraction=0", "--split", "val"], "photos: has no val samples"),
         ],
     )
     def test_what_cannot_be_done_is_said_in_a_line(

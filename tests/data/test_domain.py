@@ -284,7 +284,7 @@ def test_classes_that_cannot_be_trained_are_refused(reader: Any, said: str) -> N
 
 
 def test_a_budget_that_is_too_large_is_refused() -> None:
-    with pytest.raises(UserError, match=r"labels_per_class=19: class 'ant' has 18 training images"):
+    with pytest.raises(UserError, match=r"labels_per_class=19: class 'ant' has 18 training samples"):
         loaded(labels_per_class=19)
     with pytest.raises(UserError, match="batch_size=0"):
         Domain("insects", Numbered(), batch_size=0)

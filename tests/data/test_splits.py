@@ -89,7 +89,7 @@ def test_a_class_does_not_change_with_the_others() -> None:
 
 def test_too_many_labels_per_class_names_the_class_and_what_it_has() -> None:
     labels = np.array([0] * 9 + [1] * 4)
-    with pytest.raises(UserError, match=r"labels_per_class=5: class 'bee' has 4 training images"):
+    with pytest.raises(UserError, match=r"labels_per_class=5: class 'bee' has 4 training samples"):
         split_samples(labels, ("ant", "bee"), SplitRules(labels_per_class=5), False, False)
 
 

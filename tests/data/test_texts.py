@@ -44,8 +44,15 @@ def test_texts_are_cut_and_padded() -> None:
     assert (ids[0] > 0).all()
     assert ids[1].tolist()[1:] == [0] * 7
     assert ids[1, 0] == ids[0, 0]
-    assert (ids[2] > 0).sum() == 5, "three marks, two pairs of them"
+    assert (ids[2] > 0).sum() == 2, "a mark and a pair of marks, each once"
     assert ids.max() < INPUTS.tokenizer.num_ids
+
+
+def test_ngrams_are_taken_once_each_in_the_order_in_which_they_come_first() -> None:
+    words = HashedNgrams(10**6, longest_run=1)
+    [[good], [bad], [very]] = words.encode(["good", "bad", "very"], 9)
+    assert words.encode(["Good bad good very BAD good"], 9) == [[good, bad, very]]
+    assert words.encode(["good good good bad very"], 2) == [[good, bad]]
 
 
 def test_byte_pairs_are_fitted_the_same_each_time_and_read_anything() -> None:

@@ -82,7 +82,7 @@ class CoTTA(OnlineByNorms):
         """
         super().check(network)
         if network.backbone.preprocessing.modality != "image":
-            raise UserError("it averages crops of images, which texts have not; use after=tent or eata")
+            raise UserError("it averages crops of images, which texts and sounds have not; use after=tent or eata")
 
     def begin(self, deployed: Deployed) -> Predictor:
         """With the network as trained, and a copy as the teacher."""

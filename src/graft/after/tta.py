@@ -20,6 +20,8 @@ from graft.models.network import Network
 from graft.seeds import stable_seed
 from graft.summary import flat_scores
 
+NO_IMAGES = "it averages crops and mirror images, which texts and sounds have not; use after=temperature"
+
 
 @dataclass(frozen=True)
 class AveragedViews(After):
@@ -28,16 +30,16 @@ class AveragedViews(After):
     Args:
         augmentation: what is random in a view.
         num_views: the evaluation view, and so many random ones that there are this many.
-        flip: take the mirror image of each of them as well.
+        flip: take the mirror image of each of them as well; None where the target's samples are no images.
         seed: what the views are drawn from.
 
     Raises:
-        UserError: all views would be the same, or images would be mixed.
+        UserError: all views would be the same, images would be mixed, or there are none.
     """
 
     augmentation: Augmentation
     num_views: int = 8
-    flip: bool = False
+    flip: bool | None = False
     seed: int = 0
 
     needs_val = False
@@ -45,6 +47,8 @@ class AveragedViews(After):
 
     def __post_init__(self) -> None:
         how = self.augmentation
+        if self.flip is None:
+            raise UserError(f"after.tta: {NO_IMAGES}")
         if self.num_views < 1:
             raise UserError(f"after.tta.num_views={self.num_views}; expected 1 or more")
         if how.mixup or how.cutmix:
@@ -62,12 +66,21 @@ class AveragedViews(After):
                 "write after.tta.num_views=1, or say what is random: after.tta.augmentation.crop_padding=2"
             )
 
+    def check(self, network: Network) -> None:
+        """The network reads images.
+
+        Raises:
+            UserError: it reads something else.
+        """
+        if network.backbone.preprocessing.modality != "image":
+            raise UserError(NO_IMAGES)
+
     def __call__(self, finished: Finished) -> dict[str, Any]:
         """`metrics` of the averaged predictions, and the number of `views` of each image."""
         domain, device = finished.target, finished.stage.training.device
         averaged = {split: self.log_probabilities(finished.network, domain, split, device) for split in finished.splits}
         metrics = flat_scores({split: scores(*found) for split, found in averaged.items()}, "target")
-        return {"metrics": metrics, "views": self.num_views * (1 + self.flip)}
+        return {"metrics": metrics, "views": self.num_views * (2 if self.flip else 1)}
 
     def log_probabilities(
         self, network: Network, domain: Domain, split: str, device: torch.device

@@ -80,7 +80,7 @@ def check_regularisers(config: Config) -> Iterator[str]:
         elif "source_val" in needs and config["source"].get("val_fraction") == 0:
             yield f"regulariser={name}: it needs validation samples of the source; set source.val_fraction above 0"
         if "one_label_each" in needs and mixing:
-            yield f"regulariser={name}: it needs images of one class; set target.augmentation.{mixing[0]}=0"
+            yield f"regulariser={name}: it needs samples of one class; set target.augmentation.{mixing[0]}=0"
         yield from _unfit_steps(f"regulariser={name}", needs, config)
 
 
@@ -106,7 +106,7 @@ def check_adaptation(config: Config) -> Iterator[str]:
     source_free = [name for name, kind in kinds.items() if getattr(kind, "source_free", False)]
     others = [*(kinds.keys() - source_free), *config["regulariser"]]
     if source_free and others:
-        yield f"{said}{source_free[0]} does without the source's images, and {others[0]} needs them"
+        yield f"{said}{source_free[0]} does without the source's samples, and {others[0]} needs them"
 
 
 def check_label_space(config: Config) -> Iterator[str]:
@@ -136,7 +136,7 @@ def _against_adaptation(config: Config) -> Iterator[str]:
         yield "images without labels cannot be balanced; set target.balanced=false"
     mixing = next((name for name in ("mixup", "cutmix") if (target.get("augmentation") or {}).get(name)), None)
     if mixing:
-        yield f"images without labels are not mixed; set target.augmentation.{mixing}=0"
+        yield f"samples without labels are not mixed; set target.augmentation.{mixing}=0"
     if config["optimizer"].get("lr") == "auto":
         yield "the range test looks at one labelled domain; give optimizer.lr a number"
     if target.get("batch_size") == "auto":
@@ -205,7 +205,7 @@ def check_features(config: Config) -> Iterator[str]:
     ]
     if num_views > 0 and mixing:
         yield (
-            f"features.augmented_views={num_views}: a fixed view is one image's own; "
+            f"features.augmented_views={num_views}: a fixed view is one sample's own; "
             f"set {mixing[0]}=0, or ask for random views (0)"
         )
 

@@ -154,7 +154,7 @@ class DomainWatch:
         accuracy = self.accuracy(look)
         parts = [] if accuracy is None else [f"accuracy on the source {100 * accuracy:.1f} %"]
         parts += [] if look.a_distance is None else [f"A-distance {look.a_distance:.2f}"]
-        num = f"{len(self.source_images)} images of the source, {len(self.target_images)} of the target"
+        num = f"{len(self.source_images)} samples of the source, {len(self.target_images)} of the target"
         return ", ".join([*parts, num, "no label of the target is used"])
 
     def _samples(self, look: Look) -> Samples:

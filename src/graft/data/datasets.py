@@ -115,7 +115,7 @@ class EpochSampler(Sampler[np.ndarray]):
         groups: tuple[np.ndarray, ...] = (),
     ) -> None:
         if num_samples < world_size:
-            raise UserError(f"{num_samples} images cannot be shared among {world_size} devices")
+            raise UserError(f"{num_samples} samples cannot be shared among {world_size} devices")
         self.num_samples = num_samples
         self.seed = seed
         self.first_epoch = first_epoch

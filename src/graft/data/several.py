@@ -60,7 +60,7 @@ class SeveralDomains(Domain):
         for part_name, part in parts.items():
             for key, value in part.batch_settings.items():
                 if value != self.batch_settings[key]:
-                    raise UserError(f"parts.{part_name}.{key}: batches hold images of all parts; set {key} for all")
+                    raise UserError(f"parts.{part_name}.{key}: batches hold samples of all parts; set {key} for all")
 
     @property
     def batch_settings(self) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def budget_counts(sizes: np.ndarray, class_names: Sequence[str], rules: SplitRul
         if sizes[smallest] < rules.labels_per_class:
             raise UserError(
                 f"labels_per_class={rules.labels_per_class}: class {class_names[smallest]!r} has {sizes[smallest]} "
-                "training images after those held out for validation and testing"
+                "training samples after those held out for validation and testing"
             )
         return np.full_like(sizes, rules.labels_per_class)
     if rules.fraction is not None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import islice
 from typing import Any, ClassVar, Protocol
 from zlib import crc32
 
@@ -31,16 +32,17 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class HashedNgrams:
-    """Words and runs of words, each numbered by a hash of its letters (Joulin et al., EACL 2017).
+    """Words and runs of words, each once, numbered by a hash of its letters (Joulin et al., EACL 2017).
 
     The hash is CRC-32, the same in every process and on every machine. A run comes right after its last word, so that
-    a text that is cut loses its end.
+    a text that is cut loses its end. How often a word comes says less of a text than that it does, so repetitions are
+    left out and make no text longer.
 
     >>> HashedNgrams(buckets=1000, longest_run=2).ngrams("Not good!")
     ['not', 'good', 'not good', '!', 'good !']
     """
 
-    kind: ClassVar[str] = "hashed_ngrams"
+    kind: ClassVar[str] = "distinct_hashed_ngrams"
 
     buckets: int = 2**18
     longest_run: int = 2  # words of the longest n-gram
@@ -50,20 +52,17 @@ class HashedNgrams:
         """One for each bucket, and padding."""
         return self.buckets + 1
 
-    def ngrams(self, text: str, most: int | None = None) -> list[str]:
-        """Words and runs in the order in which they end, of the first `most` words."""
-        words = WORD.findall(text.lower())[:most]
+    def ngrams(self, text: str) -> list[str]:
+        """Words and runs in the order in which they end."""
+        words = WORD.findall(text.lower())
         return [" ".join(words[end - run : end]) for end, run in _runs(len(words), self.longest_run)]
 
     def encode(self, texts: Sequence[str], longest: int) -> list[list[int]]:
-        """At most `longest` numbers of each text, from 1."""
-        return [
-            [
-                1 + crc32(ngram.encode("utf-8", "replace")) % self.buckets
-                for ngram in self.ngrams(text, longest)[:longest]
-            ]
-            for text in texts
-        ]
+        """At most `longest` different numbers of each text, from 1."""
+        return [list(islice(dict.fromkeys(map(self._bucket, self.ngrams(text))), longest)) for text in texts]
+
+    def _bucket(self, ngram: str) -> int:
+        return 1 + crc32(ngram.encode("utf-8", "replace")) % self.buckets
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -27,7 +27,7 @@ def judge(trained: Trained, domain: Domain, split: str, device: torch.device) ->
     check_same_classes(trained.class_names, domain)
     filled = [part for part in SPLITS[split] if domain.sizes[part]]
     if not filled:
-        raise UserError(f"{domain.name}: has no {split} images")
+        raise UserError(f"{domain.name}: has no {split} samples")
     loader = chain.from_iterable(evaluation_loader(domain, part) for part in filled)
     logits, labels = predict(trained.network, loader, domain.view, device)
     found = {"num_images": len(labels), "scores": scores(logits, labels)}

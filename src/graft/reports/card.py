@@ -114,8 +114,8 @@ def text_steps(preprocessing: Mapping[str, Any]) -> Steps:
     """From a text to token ids."""
     size, tokenizer = preprocessing["size"], preprocessing["tokenizer"]
     how = {
-        "hashed_ngrams": "words (\\w+(?:'\\w+)?|[^\\w\\s]) in lower case and runs of them, each after its last "
-        "word; 1 + CRC-32 of the UTF-8 bytes, words joined by a space, modulo the number of buckets",
+        "distinct_hashed_ngrams": "words (\\w+(?:'\\w+)?|[^\\w\\s]) in lower case and runs of them, each after its "
+        "last word; 1 + CRC-32 of the UTF-8 bytes, words joined by a space, modulo the number of buckets; each once",
         "subwords": "as the tokenizers library does with the definition; 1 + its ids",
     }
     before = [

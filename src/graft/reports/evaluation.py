@@ -17,7 +17,8 @@ def print_evaluation(evaluation: Mapping[str, Any], record: Mapping[str, Any], c
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("accuracy", Text(f"{percent(scores['accuracy'])} of {evaluation['num_images']} images", style="bold"))
+    right = f"{percent(scores['accuracy'])} of {evaluation['num_images']} samples"
+    table.add_row("accuracy", Text(right, style="bold"))
     table.add_row("in the run", in_the_run(evaluation, record))
     table.add_row("calibration", calibration(scores))
     if "calibrated" in evaluation:
@@ -33,7 +34,7 @@ def print_evaluation(evaluation: Mapping[str, Any], record: Mapping[str, Any], c
         text = "data, splits or label budget are not those of the run, or have changed since"
         print_note("Other data", text, "bold yellow", console)
     if evaluation["split"] in ("train", "all") and evaluation["same_data_as_in_run"]:
-        print_note("Seen in training", "some of these images were trained on", "bold yellow", console)
+        print_note("Seen in training", "some of these samples were trained on", "bold yellow", console)
 
 
 def in_the_run(evaluation: Mapping[str, Any], record: Mapping[str, Any]) -> str:
@@ -53,7 +54,7 @@ def classes_table(evaluation: Mapping[str, Any]) -> Table:
     """Each class with the images it has, its accuracy, and the class that it is most often mistaken for."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("class", overflow="fold")
-    for heading in ("images", "accuracy"):
+    for heading in ("samples", "accuracy"):
         table.add_column(heading, justify="right")
     table.add_column("mostly mistaken for")
     names, confusion = evaluation["classes"], evaluation["scores"]["confusion"]

@@ -176,7 +176,7 @@ def curve_section(rows: Sequence[Row], folders: Folders) -> dict[str, Any] | Non
     if with_baseline:
         signs.append((Markup(swatch(1, dashed=True)), "its own baseline, on the same labels and budget"))
     caption = (
-        f"Accuracy on validation images after each epoch: mean, and from the lowest to the highest seed.{left_out}"
+        f"Accuracy on validation samples after each epoch: mean, and from the lowest to the highest seed.{left_out}"
     )
     return {"panels": panels, "legend": signs, "caption": caption}
 

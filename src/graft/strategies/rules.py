@@ -143,6 +143,11 @@ class NameTable:
         )
 
     @property
+    def has_biases(self) -> bool:
+        """Whether the backbone does."""
+        return any(name.endswith("bias") for name, group in self.parameters if group.startswith("backbone."))
+
+    @property
     def adapter_parameters(self) -> tuple[tuple[str, str], ...]:
         """(name, layer group) of what an adapter brought, the group without its prefix; empty without one."""
         if self.adapter is None:
@@ -248,8 +253,12 @@ def check_no_idle_rule(rules: Sequence[Rule], deciding: frozenset[str], names: N
             continue
         if "<norm>" in rule.pattern and not names.norm:
             raise UserError(f"rule '{rule.pattern}': this network has no normalisation layers")
+        if rule.pattern.endswith("bias") and not names.has_biases:
+            raise UserError(f"rule '{rule.pattern}': this backbone has no biases; use strategy=linear_probe")
         regex = expand(rule.pattern, names, position=0)
         if any(regex.fullmatch(name) for name, _ in names.parameters):
+            if rule.frozen and len(names.backbone_groups) == 1:
+                continue  # the one layer group is all of the backbone: it is thawed at once, and no rest stays frozen
             raise UserError(f"rule '{rule.pattern}' decides about no parameter: earlier rules take all that it matches")
         plain = re.sub(r"\.\*|[\\()^$*+?]", "", rule.pattern).strip(".")
         groups = [*(f"backbone.{group}" for group in names.backbone_groups), "mapping", "head"]

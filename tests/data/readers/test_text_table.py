@@ -2,7 +2,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 from texts import write_reviews, write_table
 
 from graft.data.domain import Domain
@@ -48,11 +50,15 @@ def test_kinds_of_file_hold_the_same(tmp_path: Path, name: str, content: str) ->
 
 
 def test_parquet(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     parquet.write_table(pyarrow.table({"text": ["yes", "no"], "label": [1, 0]}), tmp_path / "a.parquet")
     assert rows(TextTable(tmp_path / "a.parquet").read().train) == [("yes", 1), ("no", 0)]
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"text": ["yes", "no"], "label": [1, 0]}), tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"b\.parquet: not a readable parquet file"):
+        TextTable(tmp_path / "b.parquet").read()
 
 
 def test_columns_are_named_joined_or_counted(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = command_parser("evaluate")
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run, such as outputs/latest")
     add_composition(parser)
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which images; by default test")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which samples; by default test")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto takes a GPU where there is one")
     options = parse(parser, arguments)
     folder, record = finished_run(options.run)

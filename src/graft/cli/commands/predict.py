@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     if trained.temperature is not None:
         say(f"probabilities are calibrated by the run's temperature, {trained.temperature:.4g}")
     elif "temperature" in record.get("after", {}):
-        say("probabilities are not calibrated: the run's val images leave the temperature open")
+        say("probabilities are not calibrated: the run's val samples leave the temperature open")
     kind = kind_of(trained.preprocessing)
     batch_size = options.batch_size or paying_batch_size(trained.preprocessing, MIN_BATCH)
     trouble, count = Trouble(kind.nouns), 0

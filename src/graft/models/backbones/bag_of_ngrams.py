@@ -12,8 +12,9 @@ from graft.models.backbones.base import SequentialBackbone
 class BagOfNgrams(SequentialBackbone):
     """Hashed words and runs of words, each with a vector, added up: fastText (Joulin et al., EACL 2017, section 2).
 
-    Unlike there, the sum is divided by the root of their number, not by the number: means of long texts are so near 0
-    that a few steps of training move them little. A hidden layer with ReLU follows where `hidden` is above 0.
+    Unlike there, each n-gram counts once however often it comes, and the sum is divided by the root of their number,
+    not by the number: means of long texts are so near 0 that a few steps of training move them little. A hidden layer
+    with ReLU follows where `hidden` is above 0.
 
     Args:
         buckets: b, how many vectors the n-grams share.
@@ -28,7 +29,7 @@ class BagOfNgrams(SequentialBackbone):
 
     def __init__(
         self,
-        buckets: int = 2**15,
+        buckets: int = 2**17,
         longest_run: int = 2,
         width: int = 16,
         hidden: int = 0,
