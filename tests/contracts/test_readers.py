@@ -51,7 +51,8 @@ def plain(name: str, **settings: Any) -> dict[str, Any]:
     for key, value in settings.items():
         if key in set(node):  # `in node` would be false for a value that is missing
             node[key] = value
-    root = OmegaConf.create({"target": node, "paths": {"data": settings.get("path", "data"), "store": "store"}})
+    data = str(settings.get("path", "data"))
+    root = OmegaConf.create({"target": node, "paths": {"data": data, "store": f"{data}-store"}})
     values = OmegaConf.to_container(root, resolve=True)
     assert isinstance(values, dict)
     return values["target"]  # type: ignore[no-any-return]

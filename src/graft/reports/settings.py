@@ -8,7 +8,7 @@ from graft.records.record import NOT_IDENTITY
 
 Record = Mapping[str, Any]
 
-SEEDS = ("seed", "pretrain.seed")
+SEEDS = ("seed", "pretrain.seed", "source.split_seed", "target.split_seed")
 ABSENT = "–"  # shown where a run's configuration lacks a key that others have
 
 
