@@ -4,7 +4,7 @@ from typing import Any
 
 from records_by_hand import config
 
-from graft.reports.settings import ABSENT, setting, short_names, value_of, varied_keys
+from graft.reports.settings import ABSENT, seeds, setting, short_names, value_of, varied_keys
 
 
 def records(*configs: dict[str, Any]) -> list[dict[str, Any]]:
@@ -17,6 +17,12 @@ def test_a_choice_goes_by_the_name_of_its_group() -> None:
 
 def test_a_seed_is_not_a_setting() -> None:
     assert varied_keys(records(config(seed=0), config(seed=1))) == []
+
+
+def test_the_seed_of_a_split_is_not_a_setting() -> None:
+    first, second = (records(config(target_split_seed=number))[0] for number in (0, 1))
+    assert varied_keys([first, second]) == []
+    assert seeds(first) != seeds(second)
 
 
 def test_where_a_run_writes_is_not_a_setting() -> None:
