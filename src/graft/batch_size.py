@@ -74,6 +74,11 @@ def is_known(case: Case, store: Store) -> bool:
     return store.entry(KIND, case_key(case)) is not None
 
 
+def is_from_store(case: Case, store: Store) -> bool:
+    """Whether the trial of a case was not made by this run."""
+    return not store.made(KIND, case_key(case))
+
+
 def case_key(case: Case) -> str:
     """The hash of all that a trial's outcome may depend on."""
     training, device = case.training, case.training.device
