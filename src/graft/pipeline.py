@@ -331,6 +331,7 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
         save_weights(network.backbone, entry / "backbone.safetensors", preprocessing_of(source))
         save_weights(network.head, entry / "head.safetensors", {})
         outcome = {"scores": test, "seconds": fitted.seconds, "history": fitted.history}
+        outcome["micro_batch"] = fitted.micro_batch
         atomic_write_json(entry / "outcome.json", outcome)
 
     entry = store.get_or_make("backbone", key, fill)
@@ -338,7 +339,8 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
     outcome = json.loads((entry / "outcome.json").read_text())
     say("pretrain", source, outcome["scores"]["accuracy"], outcome["seconds"], not store.made("backbone", key))
     backbone, head = (load_file(entry / name) for name in ("backbone.safetensors", "head.safetensors"))
-    return Start("source", key, backbone, head, outcome["scores"], outcome["seconds"], dict(training.search))
+    search, micro_batch = dict(training.search), outcome.get("micro_batch")
+    return Start("source", key, backbone, head, outcome["scores"], outcome["seconds"], search, micro_batch)
 
 
 def source_key(experiment: Experiment, training: Training, weights: WeightsFile | None) -> str:
@@ -555,6 +557,7 @@ def score(
         trainable_parameters=fitted.trainable_parameters,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         chosen=fitted.chosen,
+        micro_batch=fitted.micro_batch,
         choices={rule: choice.described() for rule, choice in fitted.choices.items()},
     )
 
