@@ -21,6 +21,8 @@ from safetensors.numpy import load_file
 CONF = Path(__file__).resolve().parents[2] / "conf"
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 OF_NORMS = ("norm_only", "adabn")
+# Without batch statistics so deep a network is steep, and carries the rounding of single precision far.
+FIXED_NORMS = ("+strategy.norm_statistics=eval", "+pretrain.strategy.norm_statistics=eval", "precision=64-true")
 GLOBAL_BATCH = 16
 DATA = (
     "source.characters=digits", "source.num_samples=80", "source.num_test_samples=20", "source.size=16",
@@ -66,7 +68,7 @@ def sweep(folder: Path, backbone: str, strategies: Sequence[str], num: int) -> d
     prefix = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num}"] if num > 1 else []
     words = ["-m", "graft", "-m", f"strategy={','.join(strategies)}", f"trainer={'ddp_cpu' if num > 1 else 'cpu'}"]
     batches = [f"{domain}.batch_size={GLOBAL_BATCH // num}" for domain in ("source", "target")]
-    norms = ["+strategy.norm_statistics=eval", "+pretrain.strategy.norm_statistics=eval"] if backbone != "cnn" else []
+    norms = list(FIXED_NORMS) if backbone != "cnn" else []
     places = [f"paths.outputs={folder}/outputs", f"paths.store={folder}/store", f"backbone={backbone}"]
     log = folder / "log"
     with log.open("w") as output:
