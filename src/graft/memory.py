@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from graft.errors import UserError
 
@@ -116,17 +116,18 @@ class _WithGradients(torch.autograd.Function):
     """A loss whose gradients are known."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *parameters: Tensor) -> Tensor:
         ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, factor: Tensor) -> tuple[Any, ...]:
-        return None, None, *(gradient * factor for gradient in ctx.gradients)  # type: ignore[attr-defined]
+    def backward(ctx: Any, factor: Tensor) -> tuple[Any, ...]:
+        gradients = (None if gradient is None else gradient * factor for gradient in ctx.gradients)
+        return None, None, *gradients
 
 
-def with_gradients(loss: Tensor, parameters: list[Tensor], gradients: list[Tensor]) -> Tensor:
-    """The scalar `loss` as a function of the parameters, of which it has these gradients."""
+def with_gradients(loss: Tensor, parameters: list[Tensor], gradients: list[Tensor | None]) -> Tensor:
+    """The scalar `loss` as a function of the parameters, of which it has these gradients; None for those it has not."""
     total: Tensor = _WithGradients.apply(loss, gradients, *parameters)
     return total

@@ -321,7 +321,7 @@ class GraftModule(LightningModule):
         No more than one part's activations are held at a time.
         """
         trained = [parameter for group in self.trainer.optimizers[0].param_groups for parameter in group["params"]]
-        gradients = [torch.zeros_like(parameter) for parameter in trained]
+        gradients: list[Tensor | None] = [None] * len(trained)  # None: the loss does not depend on that parameter
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         scale = scaler.get_scale() if scaler is not None else 1.0  # small gradients vanish in half precision
         terms: dict[str, Tensor] = {}
@@ -330,9 +330,10 @@ class GraftModule(LightningModule):
             losses, share = self._losses(part), len(part.x) / len(batch.x)
             with torch.autocast(self.device.type, enabled=False):
                 found = torch.autograd.grad(losses.total * (share * scale), trained, allow_unused=True)
-            for so_far, gradient in zip(gradients, found, strict=True):
+            for position, gradient in enumerate(found):
                 if gradient is not None:
-                    so_far.add_(gradient, alpha=1 / scale)
+                    so_far = gradients[position]
+                    gradients[position] = gradient / scale if so_far is None else so_far.add_(gradient, alpha=1 / scale)
             weighted = {name: term.detach() * share for name, term in losses.terms.items()}
             terms = {name: terms[name] + term for name, term in weighted.items()} if terms else weighted
             logits.append(losses.logits.detach())
