@@ -499,6 +499,18 @@ def test_caching_features_is_part_of_the_cost(
 
 
 @pytest.mark.slow
+def test_two_processes_arrive_at_the_weights_of_one_with_the_same_batch(tmp_path: Path) -> None:
+    def fitted(name: str, batch_size: int, **trainer: Any) -> Fitted:
+        how = training("lp_ft", 2, partial(torch.optim.SGD, lr=0.05, momentum=0.9), **trainer)
+        return fit_stage(stage(tmp_path / name, tiny_domain(tmp_path, batch_size=batch_size), how), network("cnn"))
+
+    one, two = fitted("one", 16), fitted("two", 8, strategy="ddp_spawn", devices=2)
+    assert [row["step"] for row in two.history] == [row["step"] for row in one.history]
+    for name, weights in one.last.items():
+        torch.testing.assert_close(two.last[name], weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_two_processes_agree_after_a_thaw(tmp_path: Path, domain: Domain) -> None:
     fitted = run(tmp_path / "a", domain, "lp_ft", 2, SameOnAllRanks(), strategy="ddp_spawn", devices=2)
     assert {row["phase"] for row in fitted.history} == {"probe", "fine_tune"}

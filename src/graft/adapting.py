@@ -55,6 +55,11 @@ class AdaptationModule(GraftModule):
         return Losses(summed(terms), terms, logits[:num], y, figures)
 
     @property
+    def whole_batch(self) -> str:
+        """Source and target are compared, or normalised, together."""
+        return "adaptation takes source and target together"
+
+    @property
     def epoch_metrics(self) -> dict[str, float]:
         """Means over the epoch, and `lambda/<method>`, the weight that its ramp has reached by now."""
         assert self.regularisation is not None

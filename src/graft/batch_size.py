@@ -16,6 +16,7 @@ from graft.batch import in_dtype
 from graft.data.domain import Domain
 from graft.errors import UserError
 from graft.experiment import Experiment, Training
+from graft.memory import is_out_of_memory, release
 from graft.models.network import Network
 from graft.module import kept_generators
 from graft.records.files import atomic_write_json
@@ -29,7 +30,6 @@ SMALLEST = 8
 FEWEST_STEPS = 8  # in an epoch: with fewer, the usual numbers of epochs hardly train
 LEAST_GROWTH = 1.1  # of the images a second, for a batch twice as large to pay
 NUM_STEPS = 5
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in what torch's allocators say
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ def find_batch_size(case: Case, store: Store) -> dict[str, Any]:
 def is_known(case: Case, store: Store) -> bool:
     """Whether the store has the trial of a case."""
     return store.entry(KIND, case_key(case)) is not None
+
+
+def is_from_store(case: Case, store: Store) -> bool:
+    """Whether the trial of a case was not made by this run."""
+    return not store.made(KIND, case_key(case))
 
 
 def case_key(case: Case) -> str:
@@ -130,13 +135,12 @@ def images_per_second(case: Case, network: Network, batch_size: int) -> float | 
     try:
         with used_threads(case, batch_size):
             return batch_size / step_seconds(case, network, batch_size)
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         return None
     finally:
-        if case.training.device.type in ("cuda", "mps"):
-            getattr(torch, case.training.device.type).empty_cache()
+        release(case.training.device)
 
 
 @contextmanager

@@ -1,17 +1,23 @@
 """Lightning's training epoch, with less around every step where nobody asks for more."""
 
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
+from pytorch_lightning.loops.optimization.automatic import Closure, ClosureResult, _AutomaticOptimization
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.optim import Optimizer
+
+from graft.memory import until_it_fits
 
 BatchHook = Callable[..., Any]
 
@@ -35,6 +41,26 @@ INNER_MODULE_HOOKS = (
 )
 
 
+class FittingClosure(Closure):
+    """Forward and backward pass, repeated with smaller micro-batches where memory does not suffice."""
+
+    module: Any
+
+    def closure(self, *args: Any, **kwargs: Any) -> ClosureResult:
+        """One step's gradients."""
+        return until_it_fits(self.module, partial(super().closure, *args, **kwargs))
+
+
+class Optimization(_AutomaticOptimization):
+    """Lightning's own, with that closure."""
+
+    def _make_closure(self, kwargs: "OrderedDict[str, Any]", optimizer: Optimizer, batch_idx: int) -> Closure:
+        parts = self._make_step_fn(kwargs), self._make_backward_fn(optimizer)
+        closure = FittingClosure(*parts, self._make_zero_grad_fn(batch_idx, optimizer))
+        closure.module = self.trainer.lightning_module
+        return closure
+
+
 class EpochLoop(_TrainingEpochLoop):
     """Takes the steps of a plain training directly: one device, one optimiser, no accumulation, clipping or profiler.
 
@@ -44,6 +70,10 @@ class EpochLoop(_TrainingEpochLoop):
     """
 
     _batch_hooks: tuple[list[BatchHook], list[BatchHook]] | None = None
+
+    def __init__(self, trainer: Trainer, min_steps: int | None = None, max_steps: int = -1) -> None:
+        super().__init__(trainer, min_steps, max_steps)
+        self.automatic_optimization = Optimization(trainer)
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Decide for the coming epoch."""
@@ -75,21 +105,26 @@ class EpochLoop(_TrainingEpochLoop):
 
     def _step(self, batch: Any, batch_index: int) -> Tensor:
         """Forward, backward and the optimiser's step; the loss without its graph."""
+        step = self.automatic_optimization.optim_progress.optimizer.step
+        step.increment_ready()
+        loss = until_it_fits(self.trainer.lightning_module, partial(self._gradients, batch, batch_index))
+        self.trainer.optimizers[0].step()
+        step.increment_completed()
+        return loss
+
+    def _gradients(self, batch: Any, batch_index: int) -> Tensor:
+        """Forward and backward; the loss without its graph."""
         trainer, progress = self.trainer, self.automatic_optimization.optim_progress.optimizer
-        optimizer = trainer.optimizers[0]
-        progress.step.increment_ready()
         with trainer.precision_plugin.forward_context():
             loss = trainer.lightning_module.training_step(batch, batch_index)
         assert isinstance(loss, Tensor)
         progress.zero_grad.increment_ready()
         progress.zero_grad.increment_started()
-        for group in optimizer.param_groups:
+        for group in trainer.optimizers[0].param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
         progress.zero_grad.increment_completed()
         loss.backward()
-        optimizer.step()
-        progress.step.increment_completed()
         return loss.detach()
 
 

@@ -14,6 +14,7 @@ from graft.data.domain import Domain
 from graft.data.preprocessing import Inputs
 from graft.data.threaded import in_order
 from graft.features import FeatureCache, FeatureView, Inference, Prefix, batches_at_once, feature_loader
+from graft.memory import Fitting
 from graft.models.network import Network
 
 BATCH_VALUES = 2**19  # a batch of fewer values, where samples are small, costs more in calls than in arithmetic
@@ -29,16 +30,13 @@ def predict(
     Samples are images, or what the backbone's first `cut` layer groups made of them.
     """
     network.to(device).eval()
-    work = partial(predict_batch, network, view, device, cut)
+    fitting = Fitting(partial(predict_logits, network, view, device, cut=cut))
+
+    def work(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
+        return fitting(batch.x), batch.y
+
     logits, labels = zip(*in_order(work, loader, batches_at_once(device)), strict=True)
     return torch.cat(logits), torch.cat(labels)
-
-
-def predict_batch(
-    network: Network, view: BatchView, device: torch.device, cut: int, batch: LabelledBatch
-) -> tuple[Tensor, Tensor]:
-    """Logits float32 [n, k] on the CPU and labels [n] of one batch."""
-    return predict_logits(network, view, device, batch.x, cut), batch.y
 
 
 @torch.no_grad()

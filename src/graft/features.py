@@ -25,6 +25,7 @@ from graft.data.datasets import NOTHING, BatchLoader, Done, EpochSampler
 from graft.data.domain import Domain
 from graft.data.modalities import make_view
 from graft.data.threaded import in_order, num_cores
+from graft.memory import Fitting
 from graft.models.adapters.base import adapter_settings
 from graft.models.backbones.base import Backbone
 from graft.models.weights import state_sha256
@@ -90,11 +91,15 @@ def outputs(
     """
 
     @torch.no_grad()
-    def work(numbered: tuple[int, LabelledBatch]) -> Tensor:
-        index, batch = numbered
-        x = view_of(domain, batch, how, view, index)
+    def forward(x: Tensor) -> Tensor:
         with how.context():
             return prefix.backbone.forward_to(prefix.cut, x).cpu()
+
+    fitting = Fitting(forward)
+
+    def work(numbered: tuple[int, LabelledBatch]) -> Tensor:
+        index, batch = numbered
+        return fitting(view_of(domain, batch, how, view, index))
 
     # What a precision's context sets may be the whole process's, such as the default float type.
     at_once = batches_at_once(how.device) if how.context is nullcontext else 1

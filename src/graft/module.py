@@ -1,5 +1,6 @@
 """The LightningModule: one network, one phase of one strategy, one objective."""
 
+import logging
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from graft.batch import BatchView, LabelledBatch
+from graft.errors import UserError
+from graft.memory import Fitting, half_of, in_parts, with_gradients
 from graft.models.network import Network
 from graft.objectives.supervised import Objective, Outputs
 from graft.regularisers.base import PREFIX as REGULARISATION
@@ -27,7 +30,10 @@ from graft.strategies.engine import (
     train_modes,
 )
 from graft.strategies.phases import ResolvedPhase
+from graft.strategies.rules import has_statistics
 from graft.strategies.schedules import Schedule
+
+log = logging.getLogger(__name__)
 
 PREFIX = "network."  # of the network's state in the module's
 BATCHES_AT_ONCE = 32  # whose results are held until they are summed
@@ -60,10 +66,15 @@ class Tally:
 
         A batch has no accuracy where all batches come without labels.
         """
-        self.pending.append(({name: loss.detach() for name, loss in losses.items()}, logits.detach(), y))
-        self.num_samples += len(logits)
         if len(self.carried.counts) + len(self.pending) == BATCHES_AT_ONCE:
             self._sum_up()
+        self.pending.append(({name: loss.detach() for name, loss in losses.items()}, logits.detach(), y))
+        self.num_samples += len(logits)
+
+    def take_back(self) -> None:
+        """Forget the batch that was added last; there was none since that asked for the sums."""
+        _, logits, _ = self.pending.pop()
+        self.num_samples -= len(logits)
 
     def means(self) -> dict[str, float]:
         """The mean losses and the accuracy over all samples added."""
@@ -168,6 +179,12 @@ def summed(terms: dict[str, Tensor]) -> Tensor:
     return reduce(add, terms.values())
 
 
+def parts_of(batch: LabelledBatch, most: int) -> list[LabelledBatch]:
+    """A batch in parts of at most `most` samples."""
+    fields = (batch.x, batch.y, batch.positions)
+    return [LabelledBatch(*part) for part in zip(*(in_parts(field, most) for field in fields), strict=True)]
+
+
 class GraftModule(LightningModule):
     """Trains what one phase of a strategy says is trained.
 
@@ -201,6 +218,12 @@ class GraftModule(LightningModule):
         self.stage_epochs = span.epochs  # the most that the stage has, over all phases
         self.carried_state: dict[str, Any] | None = None
         self.tally_so_far: dict[str, Any] | None = None  # of the epoch in whose middle the fit begins
+        self.micro_batch: int | None = None  # samples that are trained on at once; None: a batch as it is
+        self._at_once = 0  # ... in the step that is being taken
+        self._in_tally = False  # whether the tally has that step's batch
+        self._statistics: list[Tensor] = []  # running ones that training moves
+        self._statistics_before: list[Tensor] = []  # what they were before the step
+        self._evaluated = Fitting(self._evaluation_logits)
         self._train_tally = Tally()
         self._val_tally = Tally()
 
@@ -242,6 +265,9 @@ class GraftModule(LightningModule):
     def on_train_start(self) -> None:
         """The modes are the same in every epoch of a phase."""
         self._train_modes = train_modes(self.network, self.phase)
+        moving = [module for module, mode in self._train_modes.items() if mode and has_statistics(module)]
+        self._statistics = [buffer for module in moving for buffer in module.buffers(recurse=False)]
+        self._statistics_before = [torch.empty_like(buffer) for buffer in self._statistics]
         if self.regularisation is not None:
             self.regularisation.settle(self.device, self.network.dtype)
         if self.tally_so_far is not None:  # the trainer does not start an epoch that it is in the middle of
@@ -258,15 +284,19 @@ class GraftModule(LightningModule):
         self._steps_in_span = self.span.epochs * self.steps_per_epoch
 
     def on_train_batch_start(self, batch: LabelledBatch, batch_idx: int) -> None:
-        """Set the learning rates of the coming step from their closed form."""
+        """Set the learning rates of the coming step from their closed form, and note what a repetition goes back to."""
+        for before, statistic in zip(self._statistics_before, self._statistics, strict=True):
+            before.copy_(statistic)
         factor = self.schedule(self._steps_before + self.trainer.global_step, self._steps_in_span)
         set_learning_rates(self.trainer.optimizers[0], factor)
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         """The objective's total on one batch."""
+        self._in_tally = False
         losses = self.training_losses(batch, batch_idx)
         terms = losses.terms if len(losses.terms) > 1 else {}
         self._train_tally.add({"loss": losses.total} | terms | (losses.figures or {}), losses.logits, losses.y)
+        self._in_tally = True
         return losses.total
 
     def training_losses(self, batch: LabelledBatch, batch_idx: int) -> Losses:
@@ -275,11 +305,76 @@ class GraftModule(LightningModule):
         seed_global_generators(seed, self.device)  # dropout and its kind
         second = self._second_view(batch, seed)
         batch = self.view.train(batch, torch.Generator(self.device).manual_seed(seed))
+        self._at_once = min(self.micro_batch or len(batch.x), len(batch.x))
+        return self._losses(batch, second) if self._at_once == len(batch.x) else self._losses_in_parts(batch)
+
+    def _losses(self, batch: LabelledBatch, second: Tensor | None = None) -> Losses:
         outputs, regularisers = self._outputs(batch, second)
         terms = self.objective(outputs, batch.y, self.progress)
         assert terms.keys().isdisjoint(regularisers), "a regulariser has the name of a term of the objective"
         terms = terms | regularisers
         return Losses(summed(terms), terms, outputs.logits, batch.y)
+
+    def _losses_in_parts(self, batch: LabelledBatch) -> Losses:
+        """The same, with the gradients known already: those of the parts are added up, weighted by their sizes.
+
+        No more than one part's activations are held at a time.
+        """
+        trained = [parameter for group in self.trainer.optimizers[0].param_groups for parameter in group["params"]]
+        gradients: list[Tensor | None] = [None] * len(trained)  # None: the loss does not depend on that parameter
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = scaler.get_scale() if scaler is not None else 1.0  # small gradients vanish in half precision
+        terms: dict[str, Tensor] = {}
+        logits = []
+        for part in parts_of(batch, self._at_once):
+            losses, share = self._losses(part), len(part.x) / len(batch.x)
+            with torch.autocast(self.device.type, enabled=False):
+                found = torch.autograd.grad(losses.total * (share * scale), trained, allow_unused=True)
+            for position, gradient in enumerate(found):
+                if gradient is not None:
+                    so_far = gradients[position]
+                    gradients[position] = gradient / scale if so_far is None else so_far.add_(gradient, alpha=1 / scale)
+            weighted = {name: term.detach() * share for name, term in losses.terms.items()}
+            terms = {name: terms[name] + term for name, term in weighted.items()} if terms else weighted
+            logits.append(losses.logits.detach())
+        return Losses(with_gradients(summed(terms), trained, gradients), terms, torch.cat(logits), batch.y)
+
+    def lower_micro_batch(self, error: BaseException) -> None:
+        """Make ready to repeat the step that ran out of memory on half as many samples at once.
+
+        Where norm layers keep running statistics, each part is normalised by its own, and moves them.
+
+        Raises:
+            UserError: the step is no mean over samples, or there was one alone.
+        """
+        if reason := self.whole_batch:
+            raise UserError(
+                f"out of memory with {self._at_once} samples in a batch, which cannot be taken in parts: {reason}; "
+                "lower batch_size"
+            ) from error
+        half = half_of(self._at_once)
+        log.warning(
+            "out of memory with %d samples at once; from here on gradients of at most %d are added up to a batch's%s",
+            *(self._at_once, half, "; batch norm sees as many at a time" if self._statistics else ""),
+        )
+        self.micro_batch = half
+        if self._in_tally:
+            self._train_tally.take_back()
+        for before, statistic in zip(self._statistics_before, self._statistics, strict=True):
+            statistic.copy_(before)
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    @property
+    def whole_batch(self) -> str:
+        """Why a batch has to go through the network in one piece; empty where it does not."""
+        if self.trainer.world_size > 1:
+            return "several processes take each step together"
+        if self.trainer.accumulate_grad_batches > 1:
+            return "trainer.accumulate_grad_batches adds up gradients of several already"
+        if self.regularisation is not None and (names := self.regularisation.of_whole_batch):
+            return f"{', '.join(names)} looks at the batch as a whole"
+        return ""
 
     def _second_view(self, batch: LabelledBatch, seed: int) -> Tensor | None:
         """Another training view of a batch where a regulariser asks for one; where views are fixed, the same."""
@@ -310,9 +405,12 @@ class GraftModule(LightningModule):
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
         """Loss and accuracy under the evaluation view; never the adaptation terms."""
-        outputs = network_outputs(self.network, self.view.evaluate(batch.x), self.cut)
-        loss = torch.nn.functional.cross_entropy(outputs.logits, batch.y)
-        self._val_tally.add({"loss": loss}, outputs.logits, batch.y)
+        logits = self._evaluated(batch.x)
+        loss = torch.nn.functional.cross_entropy(logits, batch.y)
+        self._val_tally.add({"loss": loss}, logits, batch.y)
+
+    def _evaluation_logits(self, x: Tensor) -> Tensor:
+        return network_outputs(self.network, self.view.evaluate(x), self.cut).logits
 
     def on_validation_epoch_end(self) -> None:
         """Publish the validation metrics to whoever monitors them."""

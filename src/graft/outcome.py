@@ -17,6 +17,7 @@ class Start:
     source_scores: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     search: dict[str, Any] = field(default_factory=dict)  # for the learning rate, where it was "auto"
+    micro_batch: int | None = None  # of the source stage
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Outcome:
     # For the learning rate, where it was "auto"; not in the store, which runs share that give the same rate by hand.
     search: dict[str, Any] = field(default_factory=dict)
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)  # selection rule -> its epoch and score
+    micro_batch: int | None = None  # samples that went through the network at once, where a batch did not fit
 
     def under(self, rule: str) -> dict[str, Any]:
         """The scores under a rule; of the last epoch where nothing was stepped that the rule could choose from."""

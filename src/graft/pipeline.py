@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from graft.adaptation.open_set import open_set_scores
 from graft.after.base import Finished
-from graft.batch_size import Case, is_known, settle_batch_sizes
+from graft.batch_size import Case, is_from_store, settle_batch_sizes
 from graft.callbacks.board import confusion_of, log_baselines, log_curves, log_result
 from graft.callbacks.choices import Choice
 from graft.callbacks.domains import DomainLogger, DomainWatch, project_test, save_picture
@@ -37,7 +37,8 @@ from graft.evaluation import evaluate, evaluation_loader, predict
 from graft.experiment import Experiment, Training
 from graft.features import FeatureCache
 from graft.keys import stage_key
-from graft.learning_rate import find_rate, known_rate
+from graft.learning_rate import KIND as RATE
+from graft.learning_rate import find_rate
 from graft.models.adapters.base import Adapter, merged
 from graft.models.adapters.saved import save_adapter
 from graft.models.backbones.base import Backbone
@@ -142,10 +143,9 @@ def settle_all(experiment: Experiment, store: Store) -> tuple[Experiment, dict[s
     that pay for it; `threads.paying_threads` around the run puts them back.
     """
     cases = batch_size_cases(experiment)
-    known = {name: is_known(case, store) for name, case in cases.items()}
     experiment, batch_sizes = settle_batch_sizes(experiment, cases, store)
     for name, found in batch_sizes.items():
-        spent = time_spent(found["seconds"], known[name])
+        spent = time_spent(found["seconds"], is_from_store(cases[name], store))
         log.info("%-10s %-16s batch size %d   %s", name, cases[name].domain.name, found["batch_size"], spent)
     if batch_sizes:
         use_paying_threads(experiment)
@@ -331,15 +331,16 @@ def pretrain(experiment: Experiment, weights: WeightsFile | None, store: Store, 
         save_weights(network.backbone, entry / "backbone.safetensors", preprocessing_of(source))
         save_weights(network.head, entry / "head.safetensors", {})
         outcome = {"scores": test, "seconds": fitted.seconds, "history": fitted.history}
+        outcome["micro_batch"] = fitted.micro_batch
         atomic_write_json(entry / "outcome.json", outcome)
 
-    known = store.entry("backbone", key) is not None
     entry = store.get_or_make("backbone", key, fill)
     shutil.rmtree(folder / "pretrain", ignore_errors=True)
     outcome = json.loads((entry / "outcome.json").read_text())
-    say("pretrain", source, outcome["scores"]["accuracy"], outcome["seconds"], known)
+    say("pretrain", source, outcome["scores"]["accuracy"], outcome["seconds"], not store.made("backbone", key))
     backbone, head = (load_file(entry / name) for name in ("backbone.safetensors", "head.safetensors"))
-    return Start("source", key, backbone, head, outcome["scores"], outcome["seconds"], dict(training.search))
+    search, micro_batch = dict(training.search), outcome.get("micro_batch")
+    return Start("source", key, backbone, head, outcome["scores"], outcome["seconds"], search, micro_batch)
 
 
 def source_key(experiment: Experiment, training: Training, weights: WeightsFile | None) -> str:
@@ -367,9 +368,8 @@ def searched(stage: Stage, new_network: Callable[[], Network], store: Store) -> 
     training = stage.training
     if training.lr != "auto":
         return training
-    known = known_rate(stage.key, store) is not None
     search = find_rate(stage, new_network, store)
-    lr, spent = search["lr"], time_spent(search["seconds"], known)
+    lr, spent = search["lr"], time_spent(search["seconds"], not store.made(RATE, stage.key))
     rate = f"no learning rate: {search['reason']}" if lr is None else f"learning rate {lr:g}"
     log.info("%-10s %-16s %s   %s", stage.name, stage.domain.name, rate, spent)
     return replace(training, search=search) if lr is None else training.with_lr(lr, search)
@@ -445,12 +445,11 @@ def baseline(experiment: Experiment, name: str, store: Store, folder: Path) -> O
         _, _, outcome = fit_target(experiment, training, Start("scratch"), name, folder)
         atomic_write_json(entry / "outcome.json", asdict(outcome))
 
-    known = store.entry("baseline", key) is not None
     entry = store.get_or_make("baseline", key, fill)
     shutil.rmtree(folder / name, ignore_errors=True)
     outcome = Outcome(**json.loads((entry / "outcome.json").read_text()))
-    if known:
-        say(name, experiment.target, selected(outcome, experiment)["accuracy"], outcome.seconds, known)
+    if not store.made("baseline", key):
+        say(name, experiment.target, selected(outcome, experiment)["accuracy"], outcome.seconds, from_store=True)
     return replace(outcome, search=dict(training.search))
 
 
@@ -558,6 +557,7 @@ def score(
         trainable_parameters=fitted.trainable_parameters,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         chosen=fitted.chosen,
+        micro_batch=fitted.micro_batch,
         choices={rule: choice.described() for rule, choice in fitted.choices.items()},
     )
 

@@ -109,6 +109,7 @@ class Fitted:
     solving_seconds: float  # outside epochs: `groups: auto`, closed forms, norm statistics, regularisers
     chosen: dict[str, Any] = field(default_factory=dict)  # what `groups: auto` was found to stand for, and why
     label_free: dict[str, Choice] = field(default_factory=dict)  # by the name of the rule
+    micro_batch: int | None = None  # samples that went through the network at once, where a batch did not fit
 
     @property
     def choices(self) -> dict[str, Choice]:
@@ -148,6 +149,7 @@ class Position:
     checkpoint: Path | None = None  # to go on from in the middle of the phase
     within: dict[str, Any] | None = None  # how far it is in the middle of an epoch
     regularisation: Regularisation | None = None
+    micro_batch: int | None = None  # to go on with, where a batch did not fit into memory
 
 
 @dataclass
@@ -206,7 +208,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
     network.load_state_dict(last)
     trainable_parameters = max((num_trained(network, phase) for phase in phases), default=0)
     label_free = label_free_choices(stage.folder, stage.key, history, position.start, last)
-    return Fitted(last, best, history, trainable_parameters, solving.seconds, chosen, label_free)
+    seconds, micro_batch = solving.seconds, position.micro_batch
+    return Fitted(last, best, history, trainable_parameters, seconds, chosen, label_free, micro_batch)
 
 
 def prepare_phase(stage: Stage, network: Network, phase: ResolvedPhase) -> None:
@@ -276,8 +279,10 @@ def find_position(stage: Stage, network: Network) -> Position:
     network.load_state_dict(start | network_state(checkpoint))
     left = checkpoint["stage"]
     if left["phase_over"]:
-        return Position(start, left["phase_index"] + 1, left["history"], left["optimizer"])
-    return Position(start, left["phase_index"], left["history"], None, path, within=left.get("within_epoch"))
+        position = Position(start, left["phase_index"] + 1, left["history"], left["optimizer"])
+    else:
+        position = Position(start, left["phase_index"], left["history"], None, path, within=left.get("within_epoch"))
+    return replace(position, micro_batch=left.get("micro_batch"))
 
 
 def begin_regularisation(stage: Stage, network: Network, position: Position) -> Regularisation | None:
@@ -324,6 +329,7 @@ def fit_phase(
     span = schedule_span(phases, index, history)
     module, data = phase_module(stage, network, phases, index, span, trainer, regularisation)
     module.carried_state = None if phase.restart else position.optimizer
+    module.micro_batch = position.micro_batch
     go_on(module, data, trainer, history, position)
     with fitting(network, regularisation), deferred():
         trainer.fit(module, datamodule=data, ckpt_path=position.checkpoint, weights_only=True)
@@ -331,6 +337,7 @@ def fit_phase(
     network.load_state_dict(position.start | network_state(checkpoint))
     if regularisation is not None:
         restore_regularisation(regularisation, checkpoint)
+    position.micro_batch = checkpoint["stage"]["micro_batch"]
     return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
 
 

@@ -53,6 +53,7 @@ def describe_run(
         "history": outcome.history,
         "chosen": outcome.chosen,
         "learning_rates": searches(start, outcome, baselines),
+        "micro_batches": micro_batches(start, outcome, baselines),
     }
 
 
@@ -88,6 +89,16 @@ def searches(start: Start, outcome: Outcome, baselines: Mapping[str, Outcome]) -
     found = {"pretrain": start.search, "transfer": outcome.search}
     found |= {name: baseline.search for name, baseline in baselines.items()}
     return {name: search for name, search in found.items() if search}
+
+
+def micro_batches(start: Start, outcome: Outcome, baselines: Mapping[str, Outcome]) -> dict[str, int]:
+    """How many samples went through the network at once in each stage whose batches did not fit into memory, by name.
+
+    Their gradients were added up to those of a batch.
+    """
+    found = {"pretrain": start.micro_batch, "transfer": outcome.micro_batch}
+    found |= {name: baseline.micro_batch for name, baseline in baselines.items()}
+    return {name: size for name, size in found.items() if size is not None}
 
 
 def flat_scores(scores: Mapping[str, Mapping[str, Any]], domain: str) -> dict[str, float]:

@@ -227,3 +227,9 @@ def test_an_adapter_whose_package_is_missing(composed: Composed, monkeypatch: py
     monkeypatch.setitem(sys.modules, "peft", None)
     config = composed("adapter=oft", "adapter.block_size=9")
     assert validate(config) == ["adapter=oft: peft is not installed; pip install 'graft[peft]'"]
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2"])
+def test_strategies_that_shard_weights_are_refused(composed: Composed, strategy: str) -> None:
+    [error] = validate(composed("trainer=ddp_cpu", f"trainer.strategy={strategy}"))
+    assert error.startswith(f"trainer.strategy={strategy}: it keeps a part of each weight")

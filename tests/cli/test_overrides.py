@@ -114,3 +114,9 @@ def test_a_key_that_only_the_swept_choices_have(loader: ConfigLoader) -> None:
     sweep = compose_sweep(loader, ["target=cifar10,stl10", "target.download=true", "baselines=[]"])
     assert [config["target"]["download"] for config in sweep.configs] == [True, True]
     assert sweep.configs[0]["baselines"] == {}
+
+
+@pytest.mark.parametrize("override", ["+=", "=", "+=1", "~=", "+@here=1"])
+def test_a_value_without_a_name_is_refused(loader: ConfigLoader, override: str) -> None:
+    with pytest.raises(UserError, match="no name in front of the value; expected name=value"):
+        compose(loader, [override])

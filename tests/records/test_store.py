@@ -129,7 +129,8 @@ def test_a_waiting_process_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixt
     maker = threading.Thread(target=store.get_or_make, args=("backbone", KEY, slowly))
     maker.start()
     entered.wait(10)
-    waiter = threading.Thread(target=store.get_or_make, args=("backbone", KEY, must_not_run))
+    other = Store(tmp_path)
+    waiter = threading.Thread(target=other.get_or_make, args=("backbone", KEY, must_not_run))
     waiter.start()
     while "waiting" not in caplog.text:
         assert waiter.is_alive()
@@ -137,6 +138,8 @@ def test_a_waiting_process_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixt
     leave.set()
     maker.join(), waiter.join()
     assert store.entry("backbone", KEY) is not None
+    assert store.made("backbone", KEY)
+    assert not other.made("backbone", KEY)
 
 
 def test_several_that_find_damage_set_it_aside_once(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ Config = dict[str, Any]
 Check = Callable[[Config], Iterator[str]]
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
+SHARDING = ("fsdp", "deepspeed", "model_parallel")  # strategies of Lightning that spread weights over processes
 MONITORED = ("val/accuracy", "val/loss")
 RULES = ("last", "best_val", *LABEL_FREE)
 NO_RANGE_TEST = {  # optimisers for which a growing learning rate tells nothing, and why
@@ -333,6 +334,12 @@ def check_device(config: Config) -> Iterator[str]:
     if accelerator not in ACCELERATORS:
         yield f"trainer.accelerator={accelerator}: {did_you_mean(str(accelerator), ACCELERATORS)}"
         return
+    strategy = str(trainer.get("strategy", "auto"))
+    if strategy.startswith(SHARDING):
+        yield (
+            f"trainer.strategy={strategy}: it keeps a part of each weight in each process, and graft's checkpoints, "
+            "thaws and evaluation take weights as a whole; use trainer=ddp"
+        )
     num_gpus = torch.cuda.device_count()
     if accelerator in ("gpu", "cuda") and num_gpus == 0:
         yield f"trainer.accelerator={accelerator}: torch finds no GPU here; use trainer=auto or trainer=cpu"

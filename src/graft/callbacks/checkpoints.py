@@ -217,6 +217,7 @@ class StageCheckpoint(Checkpoint):
         if self.candidates is not None and at_end:
             state = network_state(checkpoint)
             self.candidates.consider(self.history, state, over, trainer.is_global_zero)
+        assert isinstance(pl_module, GraftModule)
         checkpoint["stage"] = {
             "key": self.key,
             "phase_index": self.phase_index,
@@ -224,6 +225,7 @@ class StageCheckpoint(Checkpoint):
             "within_epoch": self._within,
             "history": self.history,
             "untouched": sorted(self.untouched),
+            "micro_batch": pl_module.micro_batch,
             "optimizer": optimizer_state_by_name(trainer.optimizers[0]),
         }
         self.saved = checkpoint

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from graft.cli.loader import parsed
 from graft.cli.source import PRIMARY, joined_domains
-from graft.errors import did_you_mean, nearest
+from graft.errors import UserError, did_you_mean, nearest
 
 # What augments images and not the spectrograms of sounds, which are told from their own augmentation's keys.
 IMAGES_ALONE = {"flip", "crop_padding", "resized_crop", "rotation", "brightness", "contrast", "saturation", "cutmix"}
@@ -30,13 +30,19 @@ BARE_NUMBER = re.compile(r"(?<![^,=])(\d+)(?![^,])")  # stands alone between `=`
 
 
 def requote(loader: ConfigLoader, overrides: Iterable[str]) -> list[str]:
-    """Quote what Hydra would stumble over: `precision=32`, whose choice is a name, and `target.path=~/images`."""
+    """Quote what Hydra would stumble over: `precision=32`, whose choice is a name, and `target.path=~/images`.
+
+    Raises:
+        UserError: one has no name in front of its value.
+    """
     choices = groups(loader)
     return [_requoted(override, choices) for override in overrides]
 
 
 def _requoted(override: str, choices: Sequence[str]) -> str:
     key, equals, value = override.partition("=")
+    if equals and not key.lstrip("+~").partition("@")[0].strip():
+        raise UserError(f"{override!r}: no name in front of the value; expected name=value")
     if key.lstrip("+").partition("@")[0] in choices:
         return key + BARE_NUMBER.sub(r"'\1'", equals + value)
     quoted = f"{key}='{value}'"

@@ -1,7 +1,7 @@
 """Files in folders: one folder per class, perhaps below one folder per split or per domain."""
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -45,7 +45,8 @@ class ClassFolders:
     - `path/{train,test}/<class>/*`, `{train,val,test}` or `{train,val}`; in the last, `val` is the held-out test;
     - `path/<domain>/<class>/*`, of which `domain` (a name, or several) says what to read.
 
-    Names that start with a dot are passed over.
+    Names that start with a dot are passed over. The folder itself may be a link, and so may classes and files in it
+    that stay within it; links out of it are refused, as are pipes and devices, which have no end.
     """
 
     path: str | Path
@@ -96,7 +97,10 @@ class ClassFolders:
     def _parts(self) -> list[dict[str, "ClassTree"]]:
         """The splits of the root, or of each chosen domain."""
         check_is_folder(self.root, self.kind)
-        return [split_trees(folder, self.kind) for folder in self._folders(self.root)]
+        folders = self._folders(self.root)
+        for folder in folders:
+            check_stays_within(self.root, folder, self.kind)
+        return [split_trees(folder, self.kind) for folder in folders]
 
     def _folders(self, root: Path) -> list[Path]:
         """The root itself, or the chosen domains in it."""
@@ -201,6 +205,32 @@ def check_only_splits(folder: Path, kind: FileKind) -> None:
     others = [child.name for child in folders_in(folder) if child.name not in SPLITS and files_below(child, kind)]
     if others:
         raise UserError(f"{folder} holds {quoted(others)} beside train; expected {', '.join(SPLITS)} only")
+
+
+def check_stays_within(root: Path, folder: Path, kind: FileKind) -> None:
+    """Refuse links in `folder` that lead out of `root`, or nowhere, and what is named as a file and is none.
+
+    Raises:
+        UserError: with the first that is found.
+    """
+    inside = os.path.realpath(root)
+    for entry in entries_below(folder):
+        if entry.is_symlink():
+            target = os.path.realpath(entry.path)
+            if os.path.commonpath([inside, target]) != inside:
+                raise UserError(f"{entry.path}: a link to {target}, out of {root}; put a copy in its place")
+        if kind.matches(entry.name) and not entry.is_file() and not entry.is_dir():
+            raise UserError(f"{entry.path}: neither a file nor a folder; expected {kind.noun}")
+
+
+def entries_below(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """All that is visible in `folder`, however deep; links are not followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    yield from entries_below(entry.path)
 
 
 def check_is_folder(path: Path, kind: FileKind) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from graft.data.modalities import AnyView, make_view
 from graft.data.preprocessing import Inputs
 from graft.errors import UserError
 from graft.evaluation import predict_logits
+from graft.memory import Fitting
 from graft.models.adapters.base import Adapter
 from graft.models.backbones.base import Backbone
 from graft.models.heads.base import Head
@@ -66,7 +68,7 @@ class Trained:
     def logits(self, canvases: Tensor) -> Tensor:
         """float32 [n, k] on the CPU of stored samples [n, ...], such as canvases: the network's own, uncalibrated."""
         device = next(self.network.parameters()).device
-        return predict_logits(self.network, self.view, device, canvases)
+        return Fitting(partial(predict_logits, self.network, self.view, device))(canvases)
 
     def calibrated(self, logits: Tensor) -> Tensor:
         """Logits float64 [n, k], divided by the temperature where there is one."""

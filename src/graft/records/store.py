@@ -35,6 +35,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        self._made: set[tuple[str, str]] = set()
 
     def entry(self, kind: str, key: str) -> Path | None:
         """The entry's folder, None where there is none that is whole."""
@@ -53,6 +54,10 @@ class Store:
         """
         with self.held(kind, key, fill) as folder:
             return folder
+
+    def made(self, kind: str, key: str) -> bool:
+        """Whether an entry was made through this very object, neither found nor waited for."""
+        return (kind, key) in self._made
 
     @contextmanager
     def held(self, kind: str, key: str, fill: Callable[[Path], None]) -> Iterator[Path]:
@@ -110,6 +115,7 @@ class Store:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         sync_folder(folder.parent)
+        self._made.add((kind, key))
         return folder
 
     def _lock_path(self, kind: str, key: str) -> Path:

@@ -37,6 +37,7 @@ Need = (
         "source_val",  # validation samples of the source
         "trained_features",  # some phase trains what makes the features
         "one_label_each",  # no mixture of images
+        "whole_batch",  # a batch in one piece: what it does is no mean over images
     ]
 )
 
@@ -251,6 +252,7 @@ class Regularisation(nn.Module):
         needs = frozenset().union(*(regulariser.needs for regulariser in regularisers.values()))
         self.records_groups = "layer_groups" in needs
         self.wants_second_view = "second_view" in needs
+        self.of_whole_batch = [name for name, method in regularisers.items() if "whole_batch" in method.needs]
         # In a list, so that it is no part of this module: not trained, in no checkpoint, always in eval mode.
         self.starting_network = [beginning.network] if "starting_network" in needs else []
         terms = {name: regulariser.begin(beginning) for name, regulariser in regularisers.items()}

@@ -54,7 +54,9 @@ class BiTuning(Regulariser):
     With several processes, the keys of the first are those of all.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"second_view", "one_label_each", "trained_features", "single_pass"})
+    needs: ClassVar[frozenset[Need]] = frozenset(
+        {"second_view", "one_label_each", "trained_features", "single_pass", "whole_batch"}
+    )
 
     weight: float = 1.0
     temperature: float = 0.07

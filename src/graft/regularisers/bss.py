@@ -25,7 +25,7 @@ def batch_spectral_shrinkage(features: Tensor, num_values: int = 1) -> Tensor:
 class BSS(Regulariser):
     """Suppresses directions that a batch's features hardly use, which are those that transfer least."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"trained_features"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"trained_features", "whole_batch"})
 
     weight: float = 0.001
     num_values: int = 1

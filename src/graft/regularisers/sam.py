@@ -14,7 +14,7 @@ class SAM(Regulariser):
     Two passes forward and backward a step, under any optimizer.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"single_pass", "unscaled_gradients"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"single_pass", "unscaled_gradients", "whole_batch"})
 
     rho: float = 0.05
 

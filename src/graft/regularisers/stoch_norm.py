@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from graft.errors import UserError
 from graft.models.network import Network
-from graft.regularisers.base import Beginning, Regulariser, Term
+from graft.regularisers.base import Beginning, Need, Regulariser, Term
 from graft.strategies.phases import ResolvedPhase
 
 Statistics = tuple[Tensor, Tensor]  # mean and variance, [c] each
@@ -34,6 +34,8 @@ class StochNorm(Regulariser):
 
     Evaluation and the moving statistics themselves are as ever, and so are the weights' names.
     """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"whole_batch"})
 
     p: float = 0.5
 

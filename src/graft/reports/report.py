@@ -19,7 +19,7 @@ from graft.reports.terminal import print_run, print_summary
 from graft.reports.transferred import print_transferred
 
 # Most of a record, and nothing of it is in a table of several runs; plots read it again for the few runs they show.
-UNUSED = ("history", "classes", "reliability", "learning_rates", "numerics", "batch_sizes")
+UNUSED = ("history", "classes", "reliability", "learning_rates", "numerics", "batch_sizes", "micro_batches")
 
 
 def report(

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -190,3 +191,39 @@ def test_office_caltech_domains(shared: Path) -> None:
     sizes = {name: len(ImageFolder(root, name).read().train) for name in ("amazon", "dslr")}
     assert sizes == {"amazon": 958, "dslr": 157}
     assert len(ImageFolder(root, ["amazon", "dslr"]).read().train) == 958 + 157
+
+
+def test_links_that_stay_within_the_folder_are_followed(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "data", {"a": 2, "b": 1})
+    (root / "b" / "again.png").symlink_to(root / "a" / "0.png")
+    (root / "c").symlink_to("a")
+    (tmp_path / "link").symlink_to(root)
+    for path in (root, tmp_path / "link"):
+        raw = ImageFolder(path).read()
+        assert raw.class_names == ("a", "b", "c")
+        assert names(raw.train.samples, path)[2:] == ["b/0.png", "b/again.png", "c/0.png", "c/1.png"]
+
+
+@pytest.mark.parametrize("name", ["b/out.png", "b/deep/out", "b/out", "out"])
+def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    root = write_tree(tmp_path / "data", {"a": 1, "b": 1, "b/deep": 1})
+    write_images(tmp_path / "private", 1)
+    target = tmp_path / "private" / ("0.png" if name.endswith(".png") else "")
+    (root / name).symlink_to(target)
+    assert refusal(root) == f"{root / name}: a link to {target}, out of {root}; put a copy in its place"
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/etc/passwd", "../../nothing"])
+def test_links_to_what_is_no_image_are_not_opened(tmp_path: Path, target: str) -> None:
+    root = write_tree(tmp_path / "data", {"a": 1, "b": 1})
+    (root / "b" / "x.png").symlink_to(target)
+    assert "out of" in refusal(root)
+
+
+def test_pipes_and_links_to_nothing_are_refused(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "data", {"a": 1, "b": 1})
+    os.mkfifo(root / "b" / "x.png")
+    assert refusal(root) == f"{root / 'b' / 'x.png'}: neither a file nor a folder; expected images"
+    (root / "b" / "x.png").unlink()
+    (root / "b" / "x.png").symlink_to(root / "a" / "missing.png")
+    assert "neither a file nor a folder" in refusal(root)
