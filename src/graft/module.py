@@ -285,8 +285,8 @@ class GraftModule(LightningModule):
 
     def on_train_batch_start(self, batch: LabelledBatch, batch_idx: int) -> None:
         """Set the learning rates of the coming step from their closed form, and note what a repetition goes back to."""
-        for before, statistic in zip(self._statistics_before, self._statistics, strict=True):
-            before.copy_(statistic)
+        if self._statistics:
+            torch._foreach_copy_(self._statistics_before, self._statistics)
         factor = self.schedule(self._steps_before + self.trainer.global_step, self._steps_in_span)
         set_learning_rates(self.trainer.optimizers[0], factor)
 
@@ -360,8 +360,8 @@ class GraftModule(LightningModule):
         self.micro_batch = half
         if self._in_tally:
             self._train_tally.take_back()
-        for before, statistic in zip(self._statistics_before, self._statistics, strict=True):
-            statistic.copy_(before)
+        if self._statistics:
+            torch._foreach_copy_(self._statistics, self._statistics_before)
         for parameter in self.parameters():
             parameter.grad = None
 
