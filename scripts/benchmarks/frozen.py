@@ -39,4 +39,5 @@ ROW = Row(
     "s",
     prepare,
     (speedup(GRAFT, NAIVE, at_least=2.5),),
+    quick_repeats=3,
 )

@@ -154,6 +154,7 @@ ROWS = (
         prepare_toy,
         (share(GRAFT, BARE, at_most=2.4),),
         "graft also normalises uint8 images and measures accuracy in each step; the peers get float tensors",
+        quick_repeats=3,
     ),
     Row(
         "cnn",
@@ -162,5 +163,6 @@ ROWS = (
         prepare_cnn,
         (share(GRAFT, BARE, at_most=1.05),),
         "channels_last, the default, is the faster here; the peers use contiguous weights, as PyTorch comes",
+        quick_repeats=3,
     ),
 )
