@@ -337,7 +337,7 @@ def fit_phase(
     network.load_state_dict(position.start | network_state(checkpoint))
     if regularisation is not None:
         restore_regularisation(regularisation, checkpoint)
-    position.micro_batch = checkpoint["stage"]["micro_batch"]
+    position.micro_batch = checkpoint["stage"].get("micro_batch")
     return checkpoint["stage"]["history"], checkpoint["stage"]["optimizer"]
 
 

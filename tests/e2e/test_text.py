@@ -88,13 +88,13 @@ def test_a_network_is_exported_with_what_makes_tokens(bag: Path, form: str) -> N
     assert "A classifier of texts" in (bag / "export" / "MODEL_CARD.md").read_text()
 
 
-@pytest.mark.parametrize("method", ["dann", "fixmatch", "shot_im"])
-def test_adaptation_without_labels(workplace: Path, method: str) -> None:
+@pytest.mark.parametrize(("method", "above"), [("dann", 0.6), ("fixmatch", 0.5), ("shot_im", 0.6)])
+def test_adaptation_without_labels(workplace: Path, method: str, above: float) -> None:
     views = ["target.augmentation.token_dropout=0.2"] if method == "fixmatch" else []
     words = [word for word in BAG if word != "baselines=[]"]
     record = run(*words, f"adaptation={method}", "trainer.max_epochs=2", *views)
     assert record["training_labels"] == 0
-    assert record["metrics"]["target/test/accuracy"] > 0.5
+    assert record["metrics"]["target/test/accuracy"] > above
 
 
 def test_subwords_travel_with_the_weights(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
