@@ -397,7 +397,7 @@ def checkpoint_callback(trainer: Trainer) -> StageCheckpoint:
 def saved_checkpoint(trainer: Trainer) -> dict[str, Any] | None:
     """The newest checkpoint of a fit, from memory; None where it has to be read back.
 
-    Processes started for a fit hold the state where the one that started them may not, and none where it is sharded.
+    Processes started for a fit hold the state where the one that started them may not.
     """
     return checkpoint_callback(trainer).saved if isinstance(trainer.strategy, SingleDeviceStrategy) else None
 

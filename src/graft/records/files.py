@@ -112,7 +112,7 @@ def read_sealed_json(path: Path, without: Collection[str] = ()) -> dict[str, Any
         UserError: the file is missing, unreadable or damaged, or not what was written.
     """
     text = _read_text(path)
-    value = _parsed(_lines_without(text, without), path)
+    value = _parsed(_lines_without(text, without) if without else text, path)
     if not isinstance(value, dict) or CHECKSUM not in value:
         raise UserError(f"{path}: has no checksum, so graft did not write it, or it is damaged")
     written = text.partition(f',\n  "{CHECKSUM}"')[0] + "\n}"
