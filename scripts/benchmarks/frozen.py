@@ -22,7 +22,7 @@ def all_but_last_stage_frozen() -> Network:
 
 def prepare(quick: bool, folder: Path) -> Repetition:
     """Seconds of one epoch."""
-    domain = photographs(folder, 96 if quick else 256)
+    domain = photographs(folder, 128 if quick else 256)
     batches = ready_batches(domain)
 
     def repetition() -> dict[str, float]:

@@ -14,6 +14,7 @@ import commands
 import frozen
 import heads
 import inputs
+import mobilenet
 import precision
 import probe
 import steps
@@ -25,6 +26,7 @@ from graft.reports.console import make_console
 
 ROWS: tuple[Row, ...] = (
     *steps.ROWS,
+    mobilenet.ROW,
     *inputs.ROWS,
     probe.ROW,
     frozen.ROW,

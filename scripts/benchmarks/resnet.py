@@ -1,4 +1,4 @@
-"""What the rows with a ResNet-18 at 224 share."""
+"""What the rows with networks of torchvision at 224 share."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -22,9 +22,9 @@ def resnet18() -> Network:
     return new_network(partial(TorchvisionBackbone, "resnet18"))
 
 
-def photographs(folder: Path, num: int) -> Domain:
+def photographs(folder: Path, num: int, batch_size: int = BATCH_SIZE) -> Domain:
     """So many random images of 256 pixels, in memory."""
-    return random_domain(folder, num, 256, TorchvisionBackbone("resnet18").preprocessing, BATCH_SIZE)
+    return random_domain(folder, num, 256, TorchvisionBackbone("resnet18").preprocessing, batch_size)
 
 
 def train_epoch(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -16,7 +16,7 @@ from graft.batch import in_dtype
 from graft.data.domain import Domain
 from graft.errors import UserError
 from graft.experiment import Experiment, Training
-from graft.memory import is_out_of_memory, release
+from graft.memory import is_out_of_memory, keep_freed_memory, release
 from graft.models.network import Network
 from graft.module import kept_generators
 from graft.records.files import atomic_write_json
@@ -118,6 +118,7 @@ def trial(case: Case) -> dict[str, Any]:
     began = time.monotonic()
     speeds: dict[int, float | None] = {}
     best = 0
+    keep_freed_memory()
     with kept_generators(case.training.device):
         network = case.new_network()
         for size in candidates(case):

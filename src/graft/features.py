@@ -25,7 +25,7 @@ from graft.data.datasets import NOTHING, BatchLoader, Done, EpochSampler
 from graft.data.domain import Domain
 from graft.data.modalities import make_view
 from graft.data.threaded import in_order, num_cores
-from graft.memory import Fitting
+from graft.memory import Fitting, keep_freed_memory
 from graft.models.adapters.base import adapter_settings
 from graft.models.backbones.base import Backbone
 from graft.models.weights import state_sha256
@@ -95,6 +95,7 @@ def outputs(
         with how.context():
             return prefix.backbone.forward_to(prefix.cut, x).cpu()
 
+    keep_freed_memory()
     fitting = Fitting(forward)
 
     def work(numbered: tuple[int, LabelledBatch]) -> Tensor:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from graft.batch import BatchView, LabelledBatch
 from graft.errors import UserError
-from graft.memory import Fitting, half_of, in_parts, with_gradients
+from graft.memory import Fitting, half_of, in_parts, keep_freed_memory, with_gradients
 from graft.models.network import Network
 from graft.objectives.supervised import Objective, Outputs
 from graft.regularisers.base import PREFIX as REGULARISATION
@@ -264,6 +264,7 @@ class GraftModule(LightningModule):
 
     def on_train_start(self) -> None:
         """The modes are the same in every epoch of a phase."""
+        keep_freed_memory()
         self._train_modes = train_modes(self.network, self.phase)
         moving = [module for module, mode in self._train_modes.items() if mode and has_statistics(module)]
         self._statistics = [buffer for module in moving for buffer in module.buffers(recurse=False)]

@@ -14,7 +14,7 @@ from graft.data.modalities import AnyView, make_view
 from graft.data.preprocessing import Inputs
 from graft.errors import UserError
 from graft.evaluation import predict_logits
-from graft.memory import Fitting
+from graft.memory import Fitting, keep_freed_memory
 from graft.models.adapters.base import Adapter
 from graft.models.backbones.base import Backbone
 from graft.models.heads.base import Head
@@ -81,6 +81,7 @@ def open_trained(blueprint: Blueprint, folder: Path, record: dict[str, Any]) -> 
     Raises:
         UserError: there are no weights in it, or not those of that network.
     """
+    keep_freed_memory()
     state, preprocessing = read_network(folder)
     class_names = tuple(record["classes"]["names"])
     network = blueprint.build(len(class_names), preprocessing.size)
