@@ -59,6 +59,21 @@ def test_each_error_is_one_line_with_the_nearest_name(loader: ConfigLoader, over
     assert refused(loader, override) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("source.reader.pth=a", "source.reader.pth: no such key; did you mean 'source.reader.path'?"),
+        ("source.reader.zz=a", "source.reader.zz: no such key; source.reader has path, "),
+        ("+source.reader.path=a", "+source.reader.path=a: it is there already; leave the + out"),
+    ],
+)
+def test_keys_beside_one_that_stands_for_a_value_yet_to_be_given(
+    loader: ConfigLoader, override: str, expected: str
+) -> None:
+    [line] = refused(loader, "experiment=reviews", override)  # source.reader.path is ${target.path}, which is missing
+    assert line.startswith(expected)
+
+
 def test_without_a_near_name_the_choices_are_listed(loader: ConfigLoader) -> None:
     [line] = refused(loader, "optimizer=zzz")
     assert line == "optimizer=zzz: no such optimizer; expected one of: adamw, lbfgs, sgd"

@@ -187,9 +187,15 @@ class Known:
             )
         path = override.key_or_group.split(".")
         if override.is_add():
-            taken = OmegaConf.select(self.config, override.key_or_group, throw_on_missing=False)
-            return f"{override.input_line}: it is there already; leave the + out" if taken is not None else None
+            return f"{override.input_line}: it is there already; leave the + out" if self._taken(path) else None
         return None if override.is_force_add() else self._explain_path(path)
+
+    def _taken(self, path: list[str]) -> bool:
+        parent = _select(self.config, ".".join(path[:-1])) if path[:-1] else self.config
+        leads_on = (
+            isinstance(parent, DictConfig) and path[-1] in parent and OmegaConf.is_interpolation(parent, path[-1])
+        )
+        return leads_on or _select(self.config, ".".join(path)) is not None
 
     def _explain_path(self, path: list[str]) -> str | None:
         node: Any = self._whole(path)
@@ -197,7 +203,7 @@ class Known:
             names = _children(node)
             if key not in names:
                 return self._no_such_key(path, depth, names)
-            node = OmegaConf.select(node, key) if isinstance(node, DictConfig) else node[int(key)]
+            node = _select(node, key) if isinstance(node, DictConfig) else node[int(key)]
         return None
 
     def _no_such_key(self, path: list[str], depth: int, names: list[str]) -> str:
@@ -219,10 +225,18 @@ class Known:
         return f"{'.'.join(path)}: no such key; {parent or 'graft'} has {', '.join(names)}"
 
     def _at(self, path: list[str], name: str) -> Any:
-        return OmegaConf.select(self._whole(path), ".".join([*path, name]), throw_on_missing=False)
+        return _select(self._whole(path), ".".join([*path, name]))
 
     def _whole(self, path: list[str]) -> DictConfig:
         return self.hydra if path[:1] == ["hydra"] else self.config
+
+
+def _select(node: DictConfig, path: str) -> Any:
+    """What is there; None for what is missing, and for an interpolation that leads to what is missing."""
+    try:
+        return OmegaConf.select(node, path, throw_on_missing=False)
+    except OmegaConfBaseException:
+        return None
 
 
 def _children(node: Any) -> list[str]:

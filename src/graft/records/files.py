@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,7 @@ from graft.errors import UserError, storage_error
 log = logging.getLogger(__name__)
 
 CHECKSUM = "checksum"
+SEAL = f',\n  "{CHECKSUM}": "'
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -100,25 +102,49 @@ def atomic_write_sealed_json(path: Path, value: dict[str, Any]) -> None:
     """
     lines = [f"  {json.dumps(key)}: {json.dumps(item, allow_nan=False)}" for key, item in without_nan(value).items()]
     text = "{\n" + ",\n".join(lines)
-    checksum = sha256(f"{text}\n}}".encode()).hexdigest()
-    seal = f',\n  "{CHECKSUM}": "{checksum}"\n}}\n'
-    atomic_write_bytes(path, (text + seal).encode())
+    atomic_write_bytes(path, f'{text}{SEAL}{_checksum(text)}"\n}}\n'.encode())
 
 
-def read_sealed_json(path: Path, without: Collection[str] = ()) -> dict[str, Any]:
-    """What `atomic_write_sealed_json` wrote; the values of the keys `without` may be left out, which saves their time.
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """What `atomic_write_sealed_json` wrote.
 
     Raises:
         UserError: the file is missing, unreadable or damaged, or not what was written.
     """
     text = _read_text(path)
-    value = _parsed(_lines_without(text, without) if without else text, path)
+    value = _parsed(text, path)
     if not isinstance(value, dict) or CHECKSUM not in value:
         raise UserError(f"{path}: has no checksum, so graft did not write it, or it is damaged")
-    written = text.partition(f',\n  "{CHECKSUM}"')[0] + "\n}"
-    if value.pop(CHECKSUM) != sha256(written.encode()).hexdigest():
+    if value.pop(CHECKSUM) != _checksum(text.partition(SEAL)[0]):
         raise UserError(f"{path}: is damaged, or was changed after it was written: its checksum does not match")
     return value
+
+
+def skim_sealed_json(path: Path, without: Collection[str]) -> dict[str, Any]:
+    """The same without the values of some keys, for thousands of files that have values in common.
+
+    Equal values of several files may be one object, which is not to be changed.
+
+    Raises:
+        UserError: as `read_sealed_json`.
+    """
+    text, _, checksum = _read_text(path).partition(SEAL)
+    lines = [line.partition(": ") for line in text.removeprefix("{\n").split(",\n")]
+    as_written = checksum.partition('"')[0] == _checksum(text) and all(line.startswith('  "') for line, _, _ in lines)
+    if not as_written:
+        return read_sealed_json(path)
+    values = ((_skimmed(key), value) for key, _, value in lines)
+    return {key: _skimmed(value) for key, value in values if key not in without}
+
+
+@lru_cache(maxsize=2**10)
+def _skimmed(text: str) -> Any:
+    return json.loads(text)
+
+
+def _checksum(text: str) -> str:
+    """That of a file which begins with `text` and ends with its checksum."""
+    return sha256(f"{text}\n}}".encode()).hexdigest()
 
 
 def read_json(path: Path) -> Any:
@@ -128,12 +154,6 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, unreadable or damaged.
     """
     return _parsed(_read_text(path), path)
-
-
-def _lines_without(text: str, keys: Collection[str]) -> str:
-    """The text without the lines of these keys; a value of several lines stays."""
-    starts = tuple(f'  "{key}": ' for key in keys)
-    return "\n".join(line for line in text.split("\n") if not (line.startswith(starts) and line.endswith(",")))
 
 
 def _read_text(path: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from graft import __version__
 from graft.errors import UserError, nearest_path
-from graft.records.files import atomic_write_sealed_json, read_sealed_json
+from graft.records.files import atomic_write_sealed_json, read_sealed_json, skim_sealed_json
 from graft.records.hashing import content_hash
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def load_record(path: Path, without: Collection[str] = ()) -> dict[str, Any]:
         UserError: there is none, it is damaged or incomplete, or another version of graft wrote it.
     """
     path = path / RECORD if path.is_dir() else path
-    record = read_sealed_json(path, without)
+    record = skim_sealed_json(path, without) if without else read_sealed_json(path)
     if "schema" not in record:
         raise UserError(f"{path}: not a record of graft")
     if record["schema"] != SCHEMA:
