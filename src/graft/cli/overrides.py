@@ -191,11 +191,10 @@ class Known:
         return None if override.is_force_add() else self._explain_path(path)
 
     def _taken(self, path: list[str]) -> bool:
-        parent = _select(self.config, ".".join(path[:-1])) if path[:-1] else self.config
-        leads_on = (
-            isinstance(parent, DictConfig) and path[-1] in parent and OmegaConf.is_interpolation(parent, path[-1])
-        )
-        return leads_on or _select(self.config, ".".join(path)) is not None
+        *above, key = path
+        parent = _select(self.config, ".".join(above)) if above else self.config
+        refers = isinstance(parent, DictConfig) and key in parent and OmegaConf.is_interpolation(parent, key)
+        return refers or _select(self.config, ".".join(path)) is not None
 
     def _explain_path(self, path: list[str]) -> str | None:
         node: Any = self._whole(path)
