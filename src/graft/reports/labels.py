@@ -8,8 +8,8 @@ from functools import cache
 
 from scipy.optimize import isotonic_regression
 
-from graft.reports.settings import Record, setting
-from graft.reports.tables import ACCURACY, finished
+from graft.reports.settings import Record
+from graft.reports.tables import ACCURACY, finished, study_of
 
 SCRATCH = "scratch"
 BUDGET = ("target.labels_per_class", "target.fraction")
@@ -77,10 +77,12 @@ def scratch_curves(records: Sequence[Record]) -> dict[str, dict[int, list[float]
     They are those of the runs' scratch baselines, or of runs under the scratch strategy that have none.
     """
     runs: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
+    settings = study_of(records).settings
     for record in finished(records):
         scratch = record["baselines"].get(SCRATCH) or (record if is_scratch(record) else None)
         if scratch is not None and "training_labels" in record:
-            runs[scratch_key(record)][record["training_labels"], record["seed"]] = scratch["metrics"][ACCURACY]
+            key = scratch_key(record, settings[id(record)])
+            runs[key][record["training_labels"], record["seed"]] = scratch["metrics"][ACCURACY]
     curves: dict[str, dict[int, list[float]]] = {}
     for key, accuracies in runs.items():
         curves[key] = defaultdict(list)
@@ -100,7 +102,7 @@ def matters_to_scratch(key: str) -> bool:
     return not any(key == name or key.startswith(f"{name}.") for name in NOT_OF_SCRATCH)
 
 
-def scratch_key(record: Record) -> str:
+def scratch_key(record: Record, setting: Mapping[str, str]) -> str:
     """What two records share when their scratch baselines differ in nothing but the labels and the seed."""
-    flat = {key: value for key, value in setting(record).items() if matters_to_scratch(key)}
+    flat = {key: value for key, value in setting.items() if matters_to_scratch(key)}
     return repr((flat, {name: record["fingerprints"].get(name) for name in COMPARED}))

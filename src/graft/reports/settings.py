@@ -1,7 +1,6 @@
 """What makes one run another experiment than the next: its configuration, without where it writes and its seeds."""
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from graft.records.record import NOT_IDENTITY
@@ -28,31 +27,32 @@ def setting(record: Record) -> dict[str, str]:
 
     As text because the order of a strategy's rules counts, and because 1, 1.0 and true are different limits.
     """
-    leaves: dict[str, str] = {}
-    for group, value in record["config"].items():
-        leaves |= _leaves(group, Written(value))
-    return leaves
+    return settings_by_id([record])[id(record)]
 
 
-class Written(str):
-    """A plain value as text, which says that two are the same, with the value itself."""
+def settings_by_id(records: Iterable[Record]) -> dict[int, dict[str, str]]:
+    """The `setting` of each record, by the record's id.
 
-    value: Any
+    Thousands of records choose the same in most groups; where that is one object in memory, it is looked at once.
+    """
+    known: dict[tuple[str, int], dict[str, str]] = {}
+    found: dict[int, dict[str, str]] = {}
+    for record in records:
+        leaves = found[id(record)] = {}
+        for group, value in record["config"].items():
+            place = group, id(value)
+            if place not in known:
+                known[place] = _leaves(group, value)
+            leaves |= known[place]
+    return found
 
-    def __new__(cls, value: Any) -> "Written":
-        """The text of a value."""
-        text = super().__new__(cls, repr(value))
-        text.value = value
-        return text
 
-
-@lru_cache(maxsize=2**14)  # most of thousands of records choose the same in most groups
-def _leaves(group: str, written: Written) -> dict[str, str]:
+def _leaves(group: str, value: Any) -> dict[str, str]:
     """What `setting` says of one group."""
     left_out = (*NOT_IDENTITY, *SEEDS)
     return {
-        key: repr(value)
-        for key, value in flatten(written.value, f"{group}.").items()
+        key: repr(leaf)
+        for key, leaf in flatten(value, f"{group}.").items()
         if not any(key == name or key.startswith(f"{name}.") for name in left_out)
     }
 
@@ -64,9 +64,12 @@ def seeds(record: Record) -> tuple[Any, ...]:
 
 def leaf(record: Record, name: str, absent: Any = None) -> Any:
     """The value of a dotted key in a record's configuration."""
-    group = name.partition(".")[0]
-    config = record["config"]
-    return flatten(config[group], f"{group}.").get(name, absent) if group in config else absent
+    node = record["config"]
+    for key in name.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            return absent
+        node = node[key]
+    return absent if isinstance(node, Mapping) and node else node
 
 
 def varied_keys(records: Sequence[Record], settings: Sequence[Mapping[str, str]] | None = None) -> list[str]:

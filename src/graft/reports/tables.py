@@ -8,7 +8,7 @@ from typing import Any
 
 from graft.errors import UserError, did_you_mean
 from graft.records.record import load_record
-from graft.reports.settings import Record, seeds, setting, short_names, value_of, varied_keys
+from graft.reports.settings import Record, seeds, setting, settings_by_id, short_names, value_of, varied_keys
 from graft.reports.statistics import spread
 
 ACCURACY = "target/test/accuracy"
@@ -28,7 +28,7 @@ class Study(tuple[Record, ...]):
     @cached_property
     def settings(self) -> dict[int, dict[str, str]]:
         """The `setting` of each record, by the record's id."""
-        return {id(record): setting(record) for record in self}
+        return settings_by_id(self)
 
     @cached_property
     def names(self) -> list[str]:

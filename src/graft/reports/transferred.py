@@ -10,7 +10,7 @@ from rich.text import Text
 from graft.reports.labels import SCRATCH, labels_needed, scratch_curves, scratch_key
 from graft.reports.settings import Record
 from graft.reports.statistics import spread
-from graft.reports.tables import ACCURACY, grouped
+from graft.reports.tables import ACCURACY, grouped, study_of
 from graft.reports.terminal import fitting_table, with_spread
 
 FIGURES = ("forgotten", "moved", "CKA", "sooner", "lead", "ECE", "Brier", "labels", "scratch needs")
@@ -28,9 +28,11 @@ def transferred_rows(records: Sequence[Record]) -> tuple[list[dict[str, Any]], l
 
     A figure that no row has is left out; no rows where nothing is left.
     """
-    groups, curves = grouped(records), scratch_curves(records)
+    study = study_of(records)
+    groups, curves = grouped(study), scratch_curves(study)
     rows = [{"setting": values, "differs": differs} for values, _, differs in groups]
-    cells = [figures(part, curves.get(scratch_key(part[0]), {})) for _, part, _ in groups]
+    keys = [scratch_key(part[0], study.settings[id(part[0])]) for _, part, _ in groups]
+    cells = [figures(part, curves.get(key, {})) for key, (_, part, _) in zip(keys, groups, strict=True)]
     shown = [name for name in FIGURES if any(texts[name] for texts in cells)]
     if not shown:
         return [], []
