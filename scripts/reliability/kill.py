@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flag("--signal", choices=("KILL", "TERM"), default="KILL", help="TERM: as a scheduler preempts (%(default)s)")
     flag("--minutes", type=float, default=float("inf"), help="begin no further run after so many")
     flag("--together", type=int, metavar="NUM", help="instead: so many processes ask for the same at once")
+    flag("--full-disk", type=int, metavar="NUM", help="instead: so many runs on disks that are too small (as root)")
     flag("--fresh", action="store_true", help="start each process as a user does, not as a fork of a warm one")
     flag("--work", type=Path, help="a folder for the runs (a temporary one; in memory is fastest)")
     options = parser.parse_args(arguments)
@@ -42,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from together import race
 
         failed = race(graft, options.together, work)
+    elif options.full_disk:
+        from full_disk import fill_disks
+
+        failed = fill_disks(graft, options.full_disk, options.only, options.seed, work)
     else:
         failed = kill(graft, options, work)
     if not failed:

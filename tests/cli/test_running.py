@@ -170,15 +170,18 @@ def test_what_cannot_be_written_is_said_in_two_lines(
     assert runs(empty_folder) == [folder]
 
 
-def test_a_sweep_stops_where_a_job_cannot_write(
-    pipeline: Pipeline, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", [[], ["-m", "seed=0,1"]], ids=["resume", "the same command"])
+def test_a_sweep_stops_where_a_job_cannot_write_and_goes_on(
+    pipeline: Pipeline, empty_folder: Path, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pipeline.failing[0] = OSError(errno.ENOSPC, "No space left on device", "a/last.ckpt")
     assert main(["-m", "seed=0,1"]) == 1
     assert "job 0 failed: a/last.ckpt: No space left on device" in capsys.readouterr().out
+    folder = sweep_folder(empty_folder)
     pipeline.failing.clear()
-    assert main(["resume", str(sweep_folder(empty_folder))]) == 0
+    assert main(command if command else ["resume", str(folder)]) == 0
     assert pipeline.seeds == [0, 0, 1]
+    assert sweep_folder(empty_folder) == folder
 
 
 def test_what_writers_that_died_left_is_removed_on_resuming(pipeline: Pipeline, empty_folder: Path) -> None:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from graft.cli.compose import job_config, refuse
 from graft.cli.folders import LOCK, SWEEP, locked
 from graft.cli.search.trials import read_report
-from graft.cli.states import ask_to_stop, asked_to_stop, interrupted, launched_elsewhere, preempted
+from graft.cli.states import UNWRITABLE, ask_to_stop, asked_to_stop, interrupted, launched_elsewhere, preempted
 from graft.cli.sweep_file import load_sweep, own_by_folder
 from graft.errors import PrunedError, UserError, of_file, storage_error
 from graft.preemption import PreemptedError, also_asked, asked, listening, prompt
@@ -232,8 +232,8 @@ def run_with_retries(config: dict[str, Any], folder: Path, overrides: Sequence[s
             not_written = storage_error(error)
             if not_written is not None:
                 with suppress(OSError):
-                    ask_to_stop(folder.parent, f"job {folder.name} could not write")
-                error = UserError(cannot_write(folder.parent, not_written))
+                    ask_to_stop(folder.parent, UNWRITABLE)
+                error = UserError(of_file(not_written))
             if isinstance(error, UserError) or not retries_left:
                 write_failure(folder, config, error)
                 break

@@ -22,6 +22,7 @@ from graft.records.record import load_record
 QUEUED, RUNNING, DONE, FAILED, MISSING = STATES = ("queued", "running", "done", "failed", "missing")
 STOP = "stop"
 INTERRUPTED, PREEMPTED = "interrupted", "preempted"  # by Ctrl-C, by SIGTERM
+UNWRITABLE = "unwritable"  # there is no room, or no permission, for what a job writes
 
 
 def state_of(job: Path) -> str:
@@ -54,6 +55,11 @@ def asked_to_stop(sweep: Path) -> str | None:
         return None
 
 
+def forget_stop(sweep: Path) -> None:
+    """Let jobs begin again."""
+    (sweep / STOP).unlink(missing_ok=True)
+
+
 def interrupted(sweep: Path) -> bool:
     """Whether the jobs that run shall end with their epoch, or before."""
     return asked_to_stop(sweep) in (INTERRUPTED, PREEMPTED)
@@ -74,7 +80,7 @@ def stoppable(sweep: Path) -> Iterator[None]:
         KeyboardInterrupt: at the end, if there was a Ctrl-C.
         PreemptedError: ... a SIGTERM.
     """
-    (sweep / STOP).unlink(missing_ok=True)
+    forget_stop(sweep)
 
     def stop(number: int, frame: FrameType | None) -> Any:
         if interrupted(sweep):
@@ -89,7 +95,6 @@ def stoppable(sweep: Path) -> Iterator[None]:
             yield
         if interrupted(sweep):
             raise KeyboardInterrupt
-        (sweep / STOP).unlink(missing_ok=True)
     except Exception as error:
         if interrupted(sweep):  # a launcher may miss the processes that the same signal ended
             raise (PreemptedError if preempted(sweep) else KeyboardInterrupt) from error

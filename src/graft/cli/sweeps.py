@@ -27,7 +27,18 @@ from graft.cli.overrides import requote
 from graft.cli.parallel import shared_cores
 from graft.cli.search.settings import SEARCH
 from graft.cli.source import PRIMARY
-from graft.cli.states import DONE, FAILED, MISSING, QUEUED, RUNNING, state_of, stoppable
+from graft.cli.states import (
+    DONE,
+    FAILED,
+    MISSING,
+    QUEUED,
+    RUNNING,
+    UNWRITABLE,
+    asked_to_stop,
+    forget_stop,
+    state_of,
+    stoppable,
+)
 from graft.cli.sweep_file import (
     Job,
     add_launch,
@@ -144,13 +155,18 @@ def end_sweep(folder: Path) -> int:
         from graft.cli.search.closing import close
 
         failed = close(folder, description["launches"][-1]["config_dir"])
-        write_sweep(folder, description | {"status": FAILED if failed else DONE})
-        return 1 if failed else 0
+        return end(folder, description, is_done=not failed)
     jobs = description["jobs"] or found_jobs(folder)
     states = {job["folder"]: state_of(folder / job["folder"]) for job in jobs}
     summarise(folder, jobs, states)
-    is_done = set(states.values()) <= {DONE}
-    write_sweep(folder, description | {"status": DONE if is_done else FAILED})
+    return end(folder, description, is_done=set(states.values()) <= {DONE})
+
+
+def end(folder: Path, description: dict[str, Any], is_done: bool) -> int:
+    """Note how the sweep ended; returns the exit code. The same command goes on with one that could not write."""
+    status = DONE if is_done else RUNNING if asked_to_stop(folder) == UNWRITABLE else FAILED
+    write_sweep(folder, description | {"status": status})
+    forget_stop(folder)
     return 0 if is_done else 1
 
 
