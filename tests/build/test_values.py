@@ -75,6 +75,7 @@ def test_fits(value: Any, hint: Any) -> None:
         ([1], dict[str, int]),
         ("size", Settings),
         ("circle", Shape),
+        ({"a": 1}, Shape),
         (3, Callable[[int], int] | None),
     ],
     ids=str,

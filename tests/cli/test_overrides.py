@@ -1,6 +1,7 @@
 import pytest
 from hydra.core.config_loader import ConfigLoader
 
+from graft.build.validation import validate
 from graft.cli.compose import compose, compose_sweep
 from graft.cli.overrides import requote
 from graft.errors import UserError
@@ -88,6 +89,11 @@ def test_what_augments_images_is_refused_for_sounds_with_the_reason(loader: Conf
     assert line.endswith(
         "target.augmentation has shift, noise, frequency_masks, frequency_width, time_masks, time_width, mixup"
     )
+
+
+def test_keys_of_a_part_that_was_switched_off_do_not_make_it(loader: ConfigLoader) -> None:
+    config = compose(loader, ["debug=overfit", "+target.augmentation.brightness=0.2"])
+    assert validate(config) == ["target.augmentation={'brightness': 0.2}; expected null, or a mapping with a _target_"]
 
 
 def test_a_group_cannot_be_null(loader: ConfigLoader) -> None:

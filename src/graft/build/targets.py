@@ -90,7 +90,8 @@ def _check_value(path: str, value: Any, hint: Any) -> Iterator[str]:
     if is_missing(value):
         yield from missing_inside(path, value)
     elif not fits(value, hint):
-        yield f"{path}={value!r}; expected {describe(hint)}"
+        part = ", or a mapping with a _target_" if isinstance(value, dict) and fits({"_target_": ""}, hint) else ""
+        yield f"{path}={value!r}; expected {describe(hint)}{part}"
     elif isinstance(value, dict | list):
         yield from missing_inside(path, value)
 

@@ -38,7 +38,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, dict) and (len(arguments) < 2 or all(fits(v, arguments[1]) for v in value.values()))
     if is_dataclass(kind):
         return isinstance(value, dict)
-    return not _is_foreign_class(kind) or isinstance(value, dict)
+    return not _is_foreign_class(kind) or (isinstance(value, dict) and "_target_" in value)
 
 
 def _is_sequence(kind: Any) -> bool:
