@@ -30,8 +30,8 @@ def methods(name: str) -> dict[str, Adaptation]:
     return {key: build(node) for key, node in load("adaptation", name).items()}
 
 
-def fit(folder: Path, domains: tuple[Domain, Domain], name: str, *callbacks: Callback) -> Fitted:
-    how = replace(training(max_epochs=2, callbacks=callbacks), adaptation=methods(name))
+def fit(folder: Path, domains: tuple[Domain, Domain], name: str, *callbacks: Callback, precision: str = "32") -> Fitted:
+    how = replace(training(max_epochs=2, callbacks=callbacks, precision=precision), adaptation=methods(name))
     source, target = domains
     return fit_stage(replace(stage(folder, source, how), unlabelled=target), network())
 
@@ -100,6 +100,13 @@ def test_labels_of_the_target_change_nothing(
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "source_only"])
 def test_its_loss_is_a_finite_number(name: str, fitted: Callable[[str], Fitted]) -> None:
     assert all(np.isfinite(row["train/loss"]) for row in fitted(name).history)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("name", METHODS)
+def test_trains_in_every_precision(name: str, precision: str, tmp_path: Path, domains: tuple[Domain, Domain]) -> None:
+    last = fit(tmp_path, domains, name, precision=precision).last
+    assert all(torch.isfinite(tensor).all() for tensor in last.values() if tensor.is_floating_point())
 
 
 REFUSED = [

@@ -9,6 +9,7 @@ from torch import Tensor
 from graft.adaptation.base import Adaptation
 from graft.adaptation.entropy import entropies
 from graft.adaptation.reversal import reverse
+from graft.adaptation.two_classifiers import classify
 from graft.errors import UserError
 from graft.models.network import Network
 from graft.regularisers.base import Need, Step
@@ -35,5 +36,5 @@ class MME(Adaptation):
 
     def loss(self, step: Step) -> Tensor:
         """Minus the mean of the `entropies`, whose gradient the features get reversed."""
-        logits = step.network.head(reverse(step.required_target().outputs.features, 1.0))
-        return -entropies(logits).mean()
+        features = reverse(step.required_target().outputs.features, 1.0)
+        return -entropies(classify(step.network.head, features)).mean()
