@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+from conf_plugins import load, names
 from records_by_hand import config
 
 from graft.reports.settings import ABSENT, seeds, setting, short_names, value_of, varied_keys
@@ -13,6 +15,12 @@ def records(*configs: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_a_choice_goes_by_the_name_of_its_group() -> None:
     assert varied_keys(records(config("scratch"), config("lp_ft"))) == ["strategy"]
+
+
+@pytest.mark.parametrize("group", ["head", "mapping", "adapter", "adaptation", "strategy"])
+def test_every_option_of_a_part_of_the_network_goes_by_its_own_name(group: str) -> None:
+    for option in names(group):
+        assert value_of({"config": {group: load(group, option)}}, group) == option
 
 
 def test_a_seed_is_not_a_setting() -> None:

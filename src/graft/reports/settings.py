@@ -106,13 +106,17 @@ def varied_keys(records: Sequence[Record], settings: Sequence[Mapping[str, str]]
 
 
 def choice(record: Record, group: str) -> str | None:
-    """What the record chose in a group: its `name`, or the names of its parts, else its class; None for a key."""
+    """What the record chose in a group: its `name`, or the names of its parts, else its class; None for a key.
+
+    A part of the network without a name has that of its module, which is that of its option.
+    """
     options = record["config"].get(group)
     if not isinstance(options, Mapping):
         return None
     if all(isinstance(part, Mapping) and "_target_" in part for part in options.values()):  # several parts by name
         return "+".join(options) or "none"
-    return str(options.get("name") or str(options.get("_target_")).rpartition(".")[2])
+    module, _, name = str(options.get("_target_")).rpartition(".")
+    return str(options.get("name") or (module.rpartition(".")[2] if module.startswith("graft.models.") else name))
 
 
 def value_of(record: Record, name: str) -> str:
