@@ -5,6 +5,7 @@ promises fails, as do warnings that are left to the user, and more memory than `
 moreover notice all damage.
 """
 
+import csv
 import json
 import pickle
 import random
@@ -30,6 +31,7 @@ from graft.data.canvas_cache import CanvasCache
 from graft.data.decoding import Unreadable, check, decode
 from graft.data.preprocessing import Preprocessing
 from graft.data.readers.arrays import Arrays
+from graft.data.readers.text_table import TextTable
 from graft.data.waveforms import Sampling, decode_sound
 from graft.errors import UserError
 from graft.models.backbones.lenet import LeNet
@@ -111,6 +113,7 @@ def subjects(folder: Path) -> list[Subject]:
         Subject("arrays", tuple(array_files(folder, rng)), lambda path: done(Arrays(str(path)).read())),
         Subject("images", tuple(image_files(folder, rng)), decoded),
         Subject("sounds", tuple(sound_files(folder, rng)), heard),
+        Subject("tables of texts", tuple(text_files(folder)), lambda path: done(TextTable(str(path)).read())),
         same("weights", (own_weights(folder),), weights_hash),
         Subject("weights of others", (foreign_weights(folder),), lambda path: done(weights_hash(path))),
         same("checkpoints", (checkpoint_file(folder),), lambda path: str(read_checkpoint(path))),
@@ -193,6 +196,28 @@ def sound_files(folder: Path, rng: np.random.Generator) -> Iterator[Path]:
             path = folder / f"sound.{suffix}"
             soundfile.write(path, samples, 8000)
             yield path
+
+
+def text_files(folder: Path) -> Iterator[Path]:
+    """The same rows as CSV, TSV and JSON lines, and as parquet where that is read."""
+    rows = [{"text": f"a {word}, it said\nand ended", "label": word} for word in ("good", "bad") * 6]
+    for suffix, delimiter in (("csv", ","), ("tsv", "\t")):
+        path = folder / f"texts.{suffix}"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["text", "label"], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+        yield path
+    path = folder / "texts.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    yield path
+    if find_spec("pyarrow") is not None:
+        import pyarrow
+        from pyarrow import parquet
+
+        path = folder / "texts.parquet"
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        yield path
 
 
 def own_weights(folder: Path) -> Path:

@@ -58,3 +58,19 @@ def test_domains_joined_by_plus_are_the_parts_of_one(loader: ConfigLoader) -> No
     assert [source["parts"][name]["reader"]["seed"] for name in ("glyphs", "glyphs_2")] == [0, 1]
     assert {part["batch_size"] for part in source["parts"].values()} == {48}
     assert source["parts"]["digits"]["labels_per_class"] == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kind"),
+    [
+        ("glyphs+digits", "flip=true", "Augmentation"),
+        ("audio_folder+audio_folder", "noise=[10,40]", "SoundAugmentation"),
+        ("text_table+text_folder", "token_dropout=0.1", "TextAugmentation"),
+    ],
+)
+def test_domains_joined_are_augmented_as_the_first_is(loader: ConfigLoader, name: str, given: str, kind: str) -> None:
+    first = name.partition("+")[0]
+    config = compose(loader, [f"source={name}", f"source.augmentation.{given}"])["source"]
+    alone = compose(loader, [f"source={first}", f"source.augmentation.{given}"])["source"]
+    assert config["augmentation"]["_target_"].endswith(f".{kind}")
+    assert config["augmentation"] == alone["augmentation"]

@@ -144,3 +144,38 @@ def test_ranking_and_report(run: Path) -> None:
 def test_sounds_of_two_rates_do_not_meet(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*DOMAINS, *SHORT, "source.sample_rate=8000"]) == 1
     assert "sample_rate=8000: the network's other sounds have sample_rate=4000" in capsys.readouterr().err
+
+
+TWO = [
+    "source=audio_folder+audio_folder",
+    *(word.replace("source.", "source.parts.audio_folder.") for word in DOMAINS[1:5]),
+]
+TWO += [word.replace("target.", "source.parts.audio_folder_2.") for word in DOMAINS[6:]]
+
+
+def test_two_folders_of_sounds_are_one_source(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TWO, *DOMAINS[5:], *SHORT, "name=two", "source.augmentation.noise=[10,40]"]) == 0
+    assert last_record("two")["status"] == "done"
+    assert main([*TWO, *DOMAINS[5:], *SHORT, "source.parts.audio_folder_2.seconds=0.5"]) == 1
+    assert "seconds=0.5: the network's other sounds have seconds=0.25" in capsys.readouterr().err
+
+
+def test_sounds_and_images_are_not_joined(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in TWO[1:] if "audio_folder_2" not in word]
+    assert main(["source=audio_folder+digits", *words, *DOMAINS[5:], *SHORT]) == 1
+    assert "digits holds images, and the backbone takes sounds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "auto"])
+def test_precisions(run: Path, precision: str) -> None:
+    name = f"precision_{precision}"
+    assert main([*DOMAINS, *SHORT, f"precision={precision}", "memory_format=auto", f"name={name}"]) == 0
+    record = last_record(name)
+    assert record["metrics"]["target/test/accuracy"] > 0.6
+
+
+def test_a_plan_speaks_of_sounds(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *DOMAINS, *SHORT]) == 0
+    shown = capsys.readouterr().out
+    assert "pretraining" in shown
+    assert "image" not in shown

@@ -132,6 +132,28 @@ def test_an_encoder_of_hugging_face(workplace: Path, words: list[str]) -> None:
     assert main(["export", "outputs/latest", "--format", "torch_export"]) == 0
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "auto"])
+def test_precisions(workplace: Path, precision: str) -> None:
+    record = run(*BAG, "strategy=fine_tune", f"precision={precision}", "memory_format=auto")
+    assert record["metrics"]["target/test/accuracy"] > 0.6
+
+
+def test_two_tables_are_one_source(workplace: Path) -> None:
+    words = [word for word in BAG if not word.startswith("source")]
+    parts = [f"source.parts.{part}.path=texts" for part in ("text_table", "text_table_2")]
+    parts += ["source.parts.text_table.domain=books", "source.parts.text_table_2.domain=films"]
+    record = run("source=text_table+text_table", *parts, *words, "source.augmentation.token_dropout=0.1")
+    assert record["source"] == "text_table+text_table_2"
+    assert record["metrics"]["target/test/accuracy"] > 0.6
+
+
+def test_a_plan_speaks_of_texts(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *BAG]) == 0
+    shown = capsys.readouterr().out
+    assert "pretraining" in shown
+    assert "image" not in shown
+
+
 def test_candidates_are_ranked_and_runs_reported(bag: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rank", *BAG[:6], *BAG[11:], "trainer=cpu", "--scores", "logme,knn"]) == 0
     assert main(["report", "outputs"]) == 0

@@ -19,6 +19,7 @@ from graft.errors import UserError, nearest_path
 SHARED = {"source": "domain", "target": "domain"}  # group -> folder with its files
 PRIMARY = "config"
 SEVERAL = "_several"  # the choice that several domains as one begin with
+IMAGES = "_base"  # what has the augmentation of several of which the first is not found here
 
 
 class GraftSource(FileConfigSource):
@@ -35,7 +36,21 @@ class GraftSource(FileConfigSource):
         if (joined := joined_domains(config_path)) is None:
             return super().load_config(path)
         result = super().load_config(path.partition("/")[0] + f"/{SEVERAL}")
-        result.config = OmegaConf.create(several_config(joined))
+        folder = path.partition("/")[0]
+        augmentation = self._augmentation(folder, joined[0]) or self._augmentation(folder, IMAGES)
+        result.config = OmegaConf.create(several_config(joined) | {"augmentation": augmentation})
+        return result
+
+    def _augmentation(self, folder: str, name: str) -> dict[str, Any]:
+        """What a domain's file and those it builds on say of augmentation; {} where there is none, or no such file."""
+        if not super().is_config(f"{folder}/{name}"):
+            return {}
+        content = OmegaConf.to_container(super().load_config(f"{folder}/{name}").config)
+        assert isinstance(content, dict)
+        result: dict[str, Any] = {}
+        for base in content.get("defaults", []):
+            found = content.get("augmentation", {}) if base == "_self_" else self._augmentation(folder, str(base))
+            result |= found or {}
         return result
 
     def is_group(self, config_path: str) -> bool:

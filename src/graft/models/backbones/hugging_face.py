@@ -18,6 +18,7 @@ from graft.models.backbones.views import view_of_group
 
 MOST_TOKENS = 128  # unless the user says otherwise; the cost of attention grows with the square
 NEEDED = ("config.json", "tokenizer.json")
+TAKEN = {"input_values": "sounds", "input_features": "sounds", "pixel_values": "images"}  # by encoders of no texts
 
 
 class HuggingFaceBackbone(Backbone):
@@ -49,6 +50,7 @@ class HuggingFaceBackbone(Backbone):
     ) -> None:
         self.folder = find_folder(path, revision, download)
         config = read_config(self.folder)
+        check_texts(self.folder, config)
         most = longest_text(config)
         if size is not None and size > most:
             raise UserError(f"backbone.size={size}: {path} takes {most} tokens at most")
@@ -126,6 +128,8 @@ def find_folder(path: str, revision: str | None, download: bool) -> Path:
     if not folder.is_dir():
         folder = from_hub(path, revision, download)
     missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if missing == ["tokenizer.json"]:
+        check_texts(folder, read_config(folder))
     if missing:
         raise UserError(f"backbone.path={path}: holds no {' and no '.join(missing)}")
     return folder
@@ -167,6 +171,20 @@ def read_config(folder: Path) -> Any:
     if not hasattr(config, "hidden_size") or getattr(config, "is_encoder_decoder", False):
         raise UserError(f"backbone.path={folder}: {config.model_type} is no encoder of texts; try one like BERT")
     return config
+
+
+def check_texts(folder: Path, config: Any) -> None:
+    """Refuse an encoder of anything but texts.
+
+    Raises:
+        UserError: with what it takes, and the backbones for that.
+    """
+    kind = transformers_library().AutoModel._model_mapping[type(config)]
+    if (wanted := kind.main_input_name) in TAKEN:
+        raise UserError(
+            f"backbone.path={folder}: {config.model_type} takes {TAKEN[wanted]}, and backbone=hugging_face takes "
+            "texts; for images and sounds choose backbone=cnn, resnet18 or timm"
+        )
 
 
 def built(config: Any) -> Any:
