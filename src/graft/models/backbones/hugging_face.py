@@ -179,8 +179,9 @@ def check_texts(folder: Path, config: Any) -> None:
     Raises:
         UserError: with what it takes, and the backbones for that.
     """
-    kind = transformers_library().AutoModel._model_mapping[type(config)]
-    if (wanted := kind.main_input_name) in TAKEN:
+    model = transformers_library().AutoModel._model_mapping[type(config)]
+    model = model[0] if isinstance(model, tuple) else model  # of variants the first
+    if (wanted := model.main_input_name) in TAKEN:
         raise UserError(
             f"backbone.path={folder}: {config.model_type} takes {TAKEN[wanted]}, and backbone=hugging_face takes "
             "texts; for images and sounds choose backbone=cnn, resnet18 or timm"
