@@ -19,13 +19,14 @@ MOST_ENLARGED = 4  # times; then there is room for everything
 ROOMY = 2**30
 
 
-def fill_disks(graft: Graft, num: int, cases: list[str], seed: int, work: Path) -> bool:
+def fill_disks(graft: Graft, num: int, names: list[str], seed: int, work: Path) -> bool:
     """Let `num` runs meet a full disk, each up to four times; whether anything ended otherwise than it should."""
     rng = random.Random(seed)
+    cases = [Case(name, work / name, graft) for name in names]
     met: Counter[str] = Counter()
     failed = False
     for number in range(num):
-        case = Case(cases[number % len(cases)], work / cases[number % len(cases)], graft)
+        case = cases[number % len(cases)]
         times, differences = trial(case, number, rng)
         met[case.name] += times
         failed |= bool(differences)
