@@ -1,6 +1,5 @@
 """What rows share: domains in memory, trainings, a stage with everything on, a terminal that nobody looks at."""
 
-import ctypes
 import os
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from graft.data.preprocessing import Preprocessing
 from graft.data.readers.arrays import Arrays
 from graft.experiment import Training
 from graft.features import FeatureCache
-from graft.memory import M_MMAP_MAX, M_TRIM_THRESHOLD
+from graft.memory import M_MMAP_MAX, M_TRIM_THRESHOLD, set_malloc
 from graft.models.backbones.base import Backbone
 from graft.models.heads.linear import LinearHead
 from graft.models.mappings.identity import IdentityMapping
@@ -138,11 +137,7 @@ def give_freed_memory_back() -> None:
 
     Its thresholds grow with what a program frees, until a call has set them; they are set to where they end.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if sys.platform == "linux" and mallopt is not None:
-        mallopt(M_MMAP_MAX, 65536)
-        mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD)
-        mallopt(M_TRIM_THRESHOLD, 2 * LARGEST_THRESHOLD)
+    set_malloc({M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: LARGEST_THRESHOLD, M_TRIM_THRESHOLD: 2 * LARGEST_THRESHOLD})
 
 
 def seconds_per_epoch(fitted: Fitted) -> float:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from graft_processes import Graft
-from victims import Case, command, different, left_over, results
+from victims import Case, command, tell, wrong_in
 
 NO_ROOM = "No space left on device"
 PAGE = 4096
@@ -30,9 +30,7 @@ def fill_disks(graft: Graft, num: int, names: list[str], seed: int, work: Path) 
         times, differences = trial(case, number, rng)
         met[case.name] += times
         failed |= bool(differences)
-        print(f"{case.name}: {times} times full{' and DIFFERENT' if differences else ''}", flush=True)
-        for difference in differences:
-            print(f"  {difference}", flush=True)
+        tell(case, f"{times} times full", differences)
     print(f"\n{met.total()} times a full disk in {num} runs")
     return failed
 
@@ -48,16 +46,13 @@ def trial(case: Case, number: int, rng: random.Random) -> tuple[int, list[str]]:
             said = len(log.read_text()) if log.exists() else 0
             end = case.graft.run(command(case, disk), log, folder=disk)
             if end.code == 0:
-                break
+                return times, list(wrong_in(disk, expected))
             words = log.read_text()[said:]
             if end.code != 1 or NO_ROOM not in words or "Traceback" in words:
                 return times, [f"ended with {end.code}: {words[-800:]}"]
             times += 1
             size = ROOMY if times == MOST_ENLARGED else size + rng.uniform(0.05, 0.3) * needed
             mount(disk, size, "remount,")
-        differences = list(different(expected, results(disk)))
-        differences += [f"left over: {path.relative_to(disk)}" for path in left_over(disk)]
-    return times, differences
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graft_processes import Graft
-from victims import CASES, Case, Trial, trial
+from victims import CASES, Case, Trial, tell, trial
 
 KILLS_A_RUN = 5  # at most, and it goes on after each
 
@@ -65,10 +65,7 @@ def kill(graft: Graft, options: argparse.Namespace, work: Path) -> bool:
     while (killed := sum(len(each.kills) for each in done)) < options.kills and time.monotonic() < until:
         case = cases[len(done) % len(cases)]
         done.append(trial(case, len(done), rng, min(KILLS_A_RUN, options.kills - killed), number))
-        newest = done[-1]
-        print(f"{case.name}: {len(newest.kills)} kills{'' if newest.ok else ' and DIFFERENT'}", flush=True)
-        for difference in newest.differences:
-            print(f"  {difference}", flush=True)
+        tell(case, f"{len(done[-1].kills)} kills", done[-1].differences)
     report(done, options.signal)
     return not all(each.ok for each in done)
 

@@ -3,7 +3,7 @@
 import random
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +112,13 @@ class Trial:
         return not self.differences
 
 
+def tell(case: Case, what: str, differences: Sequence[str]) -> None:
+    """Say what a run went through, and whether it came out of it as the undisturbed one."""
+    print(f"{case.name}: {what}{' and DIFFERENT' if differences else ''}", flush=True)
+    for difference in differences:
+        print(f"  {difference}", flush=True)
+
+
 def trial(case: Case, number: int, rng: random.Random, most: int, how: signal.Signals) -> Trial:
     """Kill a run up to so many times, resume it until it is done, and compare."""
     reference, expected = case.undisturbed
@@ -136,8 +143,7 @@ def trial(case: Case, number: int, rng: random.Random, most: int, how: signal.Si
             found.differences.append(f"took {end.waited} s to end")
         found.differences += lost(before, progress(folder))
     found.differences += repeated(log.read_text())
-    found.differences += different(expected, results(folder))
-    found.differences += [f"left over: {path.relative_to(folder)}" for path in left_over(folder)]
+    found.differences += wrong_in(folder, expected)
     return found
 
 
@@ -256,6 +262,12 @@ def lasting(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [lasting(item, folder) for item in value]
     return value.replace(str(folder), "") if isinstance(value, str) else value
+
+
+def wrong_in(folder: Path, expected: dict[str, Any]) -> Iterator[str]:
+    """What a run that is done left otherwise than the undisturbed one, a line each."""
+    yield from different(expected, results(folder))
+    yield from (f"left over: {path.relative_to(folder)}" for path in left_over(folder))
 
 
 def different(expected: Any, found: Any, where: str = "") -> Iterator[str]:

@@ -4,7 +4,7 @@ import ctypes
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -44,13 +44,18 @@ def keep_freed_memory() -> None:
     of a training waits for the kernel to clear the same pages again: two fifths of the time of a MobileNetV2's step.
     Settings of one's own (`MALLOC_...`, `GLIBC_TUNABLES`) are left alone.
     """
+    set_malloc({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: MOST_KEPT})
+
+
+def set_malloc(options: Mapping[int, int]) -> None:
+    """Set options of glibc's allocator (`man mallopt`), where it is that and the user has not set any."""
     own = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if sys.platform != "linux" or own:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
+        for option, value in options.items():
+            mallopt(option, value)
 
 
 def half_of(num_samples: int) -> int:

@@ -35,8 +35,8 @@ class GraftSource(FileConfigSource):
         path = _in_files(config_path)
         if (joined := joined_domains(config_path)) is None:
             return super().load_config(path)
-        result = super().load_config(path.partition("/")[0] + f"/{SEVERAL}")
         folder = path.partition("/")[0]
+        result = super().load_config(f"{folder}/{SEVERAL}")
         augmentation = self._augmentation(folder, joined[0]) or self._augmentation(folder, IMAGES)
         result.config = OmegaConf.create(several_config(joined) | {"augmentation": augmentation})
         return result

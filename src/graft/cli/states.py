@@ -70,6 +70,11 @@ def preempted(sweep: Path) -> bool:
     return asked_to_stop(sweep) == PREEMPTED
 
 
+def unwritable(sweep: Path) -> bool:
+    """Whether a job could not write."""
+    return asked_to_stop(sweep) == UNWRITABLE
+
+
 @contextmanager
 def stoppable(sweep: Path) -> Iterator[None]:
     """Launch jobs meanwhile: the first Ctrl-C lets those that run finish their epoch, the second ends all at once.

@@ -27,18 +27,7 @@ from graft.cli.overrides import requote
 from graft.cli.parallel import shared_cores
 from graft.cli.search.settings import SEARCH
 from graft.cli.source import PRIMARY
-from graft.cli.states import (
-    DONE,
-    FAILED,
-    MISSING,
-    QUEUED,
-    RUNNING,
-    UNWRITABLE,
-    asked_to_stop,
-    forget_stop,
-    state_of,
-    stoppable,
-)
+from graft.cli.states import DONE, FAILED, MISSING, QUEUED, RUNNING, forget_stop, state_of, stoppable, unwritable
 from graft.cli.sweep_file import (
     Job,
     add_launch,
@@ -164,7 +153,7 @@ def end_sweep(folder: Path) -> int:
 
 def end(folder: Path, description: dict[str, Any], is_done: bool) -> int:
     """Note how the sweep ended; returns the exit code. The same command goes on with one that could not write."""
-    status = DONE if is_done else RUNNING if asked_to_stop(folder) == UNWRITABLE else FAILED
+    status = DONE if is_done else RUNNING if unwritable(folder) else FAILED
     write_sweep(folder, description | {"status": status})
     forget_stop(folder)
     return 0 if is_done else 1

@@ -50,7 +50,6 @@ class HuggingFaceBackbone(Backbone):
     ) -> None:
         self.folder = find_folder(path, revision, download)
         config = read_config(self.folder)
-        check_texts(self.folder, config)
         most = longest_text(config)
         if size is not None and size > most:
             raise UserError(f"backbone.size={size}: {path} takes {most} tokens at most")
@@ -129,7 +128,7 @@ def find_folder(path: str, revision: str | None, download: bool) -> Path:
         folder = from_hub(path, revision, download)
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing == ["tokenizer.json"]:
-        check_texts(folder, read_config(folder))
+        read_config(folder)  # refuses an encoder of sounds or images, which has no tokenizer
     if missing:
         raise UserError(f"backbone.path={path}: holds no {' and no '.join(missing)}")
     return folder
@@ -160,7 +159,8 @@ def read_config(folder: Path) -> Any:
     """The configuration of an encoder.
 
     Raises:
-        UserError: it is damaged, of a kind that the library does not know, or has code of its own.
+        UserError: it is damaged, of a kind that the library does not know, or has code of its own; or it takes
+            anything but texts, with the backbones for that.
     """
     transformers = transformers_library()
     try:
@@ -170,22 +170,14 @@ def read_config(folder: Path) -> Any:
         raise UserError(f"backbone.path={folder}: config.json describes no known encoder ({reason})") from error
     if not hasattr(config, "hidden_size") or getattr(config, "is_encoder_decoder", False):
         raise UserError(f"backbone.path={folder}: {config.model_type} is no encoder of texts; try one like BERT")
-    return config
-
-
-def check_texts(folder: Path, config: Any) -> None:
-    """Refuse an encoder of anything but texts.
-
-    Raises:
-        UserError: with what it takes, and the backbones for that.
-    """
-    model = transformers_library().AutoModel._model_mapping[type(config)]
+    model = transformers.AutoModel._model_mapping[type(config)]
     model = model[0] if isinstance(model, tuple) else model  # of variants the first
     if (wanted := model.main_input_name) in TAKEN:
         raise UserError(
             f"backbone.path={folder}: {config.model_type} takes {TAKEN[wanted]}, and backbone=hugging_face takes "
             "texts; for images and sounds choose backbone=cnn, resnet18 or timm"
         )
+    return config
 
 
 def built(config: Any) -> Any:
