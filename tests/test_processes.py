@@ -5,6 +5,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 
 from graft.cli.main import one_of_several
 from graft.processes import become_torchrun, one_device, placement
+from graft.sharding import FullySharded
 
 OF_A_STEP = {
     "SLURM_JOB_ID": "1234567",
@@ -28,6 +29,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def test_a_trainer_is_told_that_it_starts_its_processes_itself() -> None:
     assert [type(plugin) for plugin in placement("ddp_spawn").pop("plugins")] == [LightningEnvironment]
     assert placement("ddp_spawn").keys() == {"plugins"}
+    assert isinstance(placement("fsdp")["strategy"], FullySharded)
     assert one_device()["devices"] == 1
 
 

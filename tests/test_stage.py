@@ -499,15 +499,34 @@ def test_caching_features_is_part_of_the_cost(
 
 
 @pytest.mark.slow
-def test_two_processes_arrive_at_the_weights_of_one_with_the_same_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["ddp_spawn", "fsdp"])
+def test_two_processes_arrive_at_the_weights_of_one_with_the_same_batch(tmp_path: Path, way: str) -> None:
+    cache = FeatureCache(Store(tmp_path / "store"), limit=2**30)  # what the first phase is trained on is sent to both
+
     def fitted(name: str, batch_size: int, **trainer: Any) -> Fitted:
         how = training("lp_ft", 2, partial(torch.optim.SGD, lr=0.05, momentum=0.9), **trainer)
-        return fit_stage(stage(tmp_path / name, tiny_domain(tmp_path, batch_size=batch_size), how), network("cnn"))
+        data = tiny_domain(tmp_path, batch_size=batch_size)
+        return fit_stage(stage(tmp_path / name, data, how, cache=cache), network("cnn"))
 
-    one, two = fitted("one", 16), fitted("two", 8, strategy="ddp_spawn", devices=2)
+    one, two = fitted("one", 16), fitted("two", 8, strategy=way, devices=2)
     assert [row["step"] for row in two.history] == [row["step"] for row in one.history]
     for name, weights in one.last.items():
         torch.testing.assert_close(two.last[name], weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_processes_that_share_all_weights_go_on_from_what_one_has_left(tmp_path: Path) -> None:
+    def fitted(name: str, batch_size: int, *callbacks: Callback, **trainer: Any) -> Fitted:
+        how = training("fine_tune", 2, partial(torch.optim.AdamW, lr=1e-3), callbacks=callbacks, **trainer)
+        return fit_stage(stage(tmp_path / name, tiny_domain(tmp_path, batch_size=batch_size), how), network("cnn"))
+
+    undisturbed = fitted("undisturbed", 16)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fitted("interrupted", 16, Interrupt(epoch=1))
+    resumed = fitted("interrupted", 8, strategy="fsdp", devices=2, gradient_clip_val=100.0)
+    assert [row["epoch"] for row in resumed.history] == [1, 2]
+    for name, weights in undisturbed.last.items():
+        torch.testing.assert_close(resumed.last[name], weights, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

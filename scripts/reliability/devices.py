@@ -1,9 +1,9 @@
 """Trains with every strategy on several processes and on one with the same global batch, and compares the weights.
 
-A sweep over the strategies in one process, and the same under torchrun in two and four; each must leave one folder with
-one record a job. Prints a line a strategy with the greatest difference of any weight, relative to the largest of its
-tensor. Networks without batch statistics and dropout are trained, of which each process has its own; strategies about
-norm layers get some that keep to what they were loaded with. `scripts/devices` runs it.
+A sweep over the strategies in one process, and the same under torchrun in two and four, by DDP and by FSDP; each must
+leave one folder with one record a job. Prints a line a strategy with the greatest difference of any weight, relative to
+the largest of its tensor. Networks without batch statistics and dropout are trained, of which each process has its own;
+strategies about norm layers get some that keep to what they were loaded with. `scripts/devices` runs it.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
+WAYS = ("ddp", "fsdp")
 OF_NORMS = ("norm_only", "adabn")
 # Without batch statistics so deep a network is steep, and carries the rounding of single precision far.
 FIXED_NORMS = ("+strategy.norm_statistics=eval", "+pretrain.strategy.norm_statistics=eval", "precision=64-true")
@@ -40,18 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="devices", description=__doc__)
     parser.add_argument("--only", choices=STRATEGIES, nargs="+", default=STRATEGIES, help="some of the strategies")
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="numbers of processes (%(default)s)")
+    parser.add_argument(
+        "--by", choices=WAYS, nargs="+", default=WAYS, help="how processes share the work (%(default)s)"
+    )
     options = parser.parse_args(arguments)
     failed = False
     with tempfile.TemporaryDirectory(prefix="devices-") as folder:
         for backbone, strategies in by_backbone(options.only).items():
             here = Path(folder) / backbone
-            expected = sweep(here / "1", backbone, strategies, 1)
-            for num in options.processes:
-                found = sweep(here / str(num), backbone, strategies, num)
+            expected = sweep(here / "1", backbone, strategies, 1, "cpu")
+            for way, num in product(options.by, options.processes):
+                found = sweep(here / f"{way}{num}", backbone, strategies, num, f"{way}_cpu")
                 for name in strategies:
                     difference = greatest_difference(expected[name], found[name])
                     failed |= not difference <= TOLERANCE
-                    print(f"{num} processes, {backbone:<8} {name:<22} {difference:.1e}", flush=True)
+                    print(f"{num} processes, {way}, {backbone:<8} {name:<22} {difference:.1e}", flush=True)
     return int(failed)
 
 
@@ -62,11 +67,13 @@ def by_backbone(strategies: Sequence[str]) -> dict[str, list[str]]:
     return {backbone: names for backbone, names in found.items() if names}
 
 
-def sweep(folder: Path, backbone: str, strategies: Sequence[str], num: int) -> dict[str, dict[str, np.ndarray]]:
+def sweep(
+    folder: Path, backbone: str, strategies: Sequence[str], num: int, trainer: str
+) -> dict[str, dict[str, np.ndarray]]:
     """The weights that each strategy arrives at in so many processes, by its name."""
     folder.mkdir(parents=True)
     prefix = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num}"] if num > 1 else []
-    words = ["-m", "graft", "-m", f"strategy={','.join(strategies)}", f"trainer={'ddp_cpu' if num > 1 else 'cpu'}"]
+    words = ["-m", "graft", "-m", f"strategy={','.join(strategies)}", f"trainer={trainer}", "memory_format=contiguous"]
     batches = [f"{domain}.batch_size={GLOBAL_BATCH // num}" for domain in ("source", "target")]
     norms = list(FIXED_NORMS) if backbone != "cnn" else []
     places = [f"paths.outputs={folder}/outputs", f"paths.store={folder}/store", f"backbone={backbone}"]

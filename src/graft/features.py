@@ -286,8 +286,12 @@ def allocate(path: Path, size: int) -> None:
 
 
 def map_file(path: Path, shape: list[int], dtype: torch.dtype, shared: bool) -> Tensor:
-    """A file as a tensor; what is written to it reaches the file where it is `shared`."""
-    return torch.from_file(str(path), shared=shared, size=math.prod(shape), dtype=dtype).view(shape)
+    """A file as a tensor; what is written to it reaches the file where it is `shared`.
+
+    Mapped by NumPy: a tensor of `torch.from_file` cannot be given to processes that are started for a fit.
+    """
+    values = np.memmap(path, np.uint8, mode="r+" if shared else "c")
+    return torch.from_numpy(values).view(dtype).view(shape)
 
 
 class FeatureView:

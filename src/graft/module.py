@@ -274,6 +274,10 @@ class GraftModule(LightningModule):
         if self.tally_so_far is not None:  # the trainer does not start an epoch that it is in the middle of
             self._begin_epoch(Tally.resumed(self.tally_so_far, self.device))
 
+    def on_fit_end(self) -> None:
+        """Let go of parts of a network that may have been a copy for the fit alone."""
+        self._train_modes, self._statistics, self._statistics_before = {}, [], []
+
     def on_train_epoch_start(self) -> None:
         """Modes are set here because Lightning puts them back after every validation."""
         self._begin_epoch(Tally())

@@ -21,7 +21,9 @@ from pytorch_lightning.strategies.launchers.launcher import _Launcher
 from pytorch_lightning.strategies.launchers.multiprocessing import _GlobalStateSnapshot
 
 from graft.errors import UserError
+from graft.sharding import FullySharded
 
+FSDP = "fsdp"  # graft's own, by the name that Lightning has for one which it does not take to the processor
 BETWEEN_FITS = timedelta(days=30)  # for as long as the others wait
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], _GlobalStateSnapshot]
@@ -123,6 +125,13 @@ class StandingDDP(DDPStrategy):
         self._launcher = _Together()
 
 
+class StandingFSDP(FullySharded):
+    """FSDP over processes that are there already."""
+
+    def _configure_launcher(self) -> None:
+        self._launcher = _Together()
+
+
 def placement(strategy: Any = "auto") -> dict[str, Any]:
     """Where a trainer fits: the arguments of its processes, beside those of the user or in their place.
 
@@ -133,19 +142,27 @@ def placement(strategy: Any = "auto") -> dict[str, Any]:
         strategy: the user's.
 
     Raises:
-        UserError: it is another one than DDP, in processes that torchrun or srun started.
+        UserError: it is another one than DDP or FSDP, in processes that torchrun or srun started.
     """
     if not _channel:
-        return {"plugins": [LightningEnvironment()]}
-    if not str(strategy).startswith(("ddp", "auto")):
-        raise UserError(f"trainer.strategy={strategy}: processes of torchrun or srun take ddp_spawn alone")
+        environment = {"plugins": [LightningEnvironment()]}
+        return environment | ({"strategy": FullySharded(start_method="spawn")} if strategy == FSDP else {})
+    if strategy != FSDP and not str(strategy).startswith(("ddp", "auto")):
+        raise UserError(f"trainer.strategy={strategy}: processes of torchrun or srun take ddp_spawn or fsdp")
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     return {
         "plugins": [TorchElasticEnvironment()],
         "devices": local,
         "num_nodes": dist.get_world_size() // local,
-        "strategy": StandingDDP(find_unused_parameters="unused_parameters_true" in str(strategy)),
+        "strategy": standing(strategy),
     }
+
+
+def standing(strategy: Any) -> DDPStrategy:
+    """The user's strategy for processes that are there already."""
+    if strategy == FSDP:
+        return StandingFSDP()
+    return StandingDDP(find_unused_parameters="unused_parameters_true" in str(strategy))
 
 
 def one_device() -> dict[str, Any]:

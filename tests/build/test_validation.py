@@ -229,7 +229,25 @@ def test_an_adapter_whose_package_is_missing(composed: Composed, monkeypatch: py
     assert validate(config) == ["adapter=oft: peft is not installed; pip install 'graft[peft]'"]
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2"])
-def test_strategies_that_shard_weights_are_refused(composed: Composed, strategy: str) -> None:
+@pytest.mark.parametrize("strategy", ["fsdp_cpu_offload", "deepspeed_stage_2"])
+def test_other_strategies_that_split_weights_are_refused(composed: Composed, strategy: str) -> None:
     [error] = validate(composed("trainer=ddp_cpu", f"trainer.strategy={strategy}"))
     assert error.startswith(f"trainer.strategy={strategy}: it keeps a part of each weight")
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("adaptation=mcc", "adaptation=mcc"),
+        ("regulariser=l2_sp", "regulariser=l2_sp"),
+        ("adapter=adalora", "adapter=adalora"),
+        ("callbacks=ema", "callbacks=ema"),
+        ("callbacks=swa", "callbacks=swa"),
+        ("optimizer=lbfgs", "optimizer=lbfgs"),
+        ("memory_format=channels_last", "torch splits no others than contiguous ones"),
+    ],
+)
+def test_what_looks_at_all_weights_does_not_go_with_their_shares(composed: Composed, word: str, part: str) -> None:
+    assert validate(composed("trainer=fsdp_cpu")) == []
+    errors = validate(composed("trainer=fsdp_cpu", word))
+    assert any(part in error and error.startswith("trainer.strategy=fsdp: ") for error in errors), errors

@@ -1,6 +1,6 @@
 """What holds for every backbone of `conf/backbone`, for every torchvision family and for a few shapes of timm model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 import torchvision.models
 from conf_plugins import CONF, build, has_placeholder, load, names
 from texts import write_encoder
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from graft.data.preprocessing import Preprocessing
 from graft.data.texts import TextPreprocessing
@@ -25,6 +28,7 @@ from graft.models.backbones.base import Backbone, SequentialBackbone
 from graft.models.backbones.timm import TimmBackbone
 from graft.models.backbones.torchvision import TorchvisionBackbone
 from graft.models.weights import load_weights
+from graft.sharding import shard
 from graft.transferred import group_grams
 
 SIZES = (32, 64, 96, 224)  # the first that a backbone can be built and run at is used
@@ -317,3 +321,28 @@ def test_padding_and_the_other_texts_of_a_batch_change_nothing(key: str) -> None
 @pytest.mark.parametrize("path", sorted((CONF / "backbone").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_first_line_says_what_it_is(path: Path) -> None:
     assert path.read_text().startswith("# ")
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[DeviceMesh]:
+    """Of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_split_over_processes_it_computes_and_learns_the_same(backbone: Backbone, mesh: DeviceMesh) -> None:
+    x, whole, split = images(backbone), deepcopy(backbone), deepcopy(backbone)
+    shard(split, split.units(), mesh)
+    assert all(isinstance(parameter, DTensor) for parameter in split.parameters())
+    outputs = [network.forward_from(0, x) for network in (whole, split)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().mean().backward()
+    expected = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}
+    found = {name: p.grad for name, p in split.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys() != set()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name].full_tensor(), gradient, msg=name)
+    state = split.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in whole.state_dict().items())

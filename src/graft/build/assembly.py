@@ -18,6 +18,7 @@ from graft.data.domain import Domain
 from graft.experiment import Experiment, FeaturePlots, Training
 from graft.inference.trained import Blueprint
 from graft.models.adapters.base import Adapter
+from graft.processes import FSDP
 from graft.scores.base import Score
 from graft.strategies.phases import Strategy
 
@@ -111,9 +112,10 @@ def make_training(config: Config, stage: Config, max_epochs: int, seed: int) -> 
 
 
 def memory_format(config: Config, adapter: Adapter | None = None) -> str:
-    """The one asked for; by default what is mostly the faster for convolutions, unless the adapter does without it."""
+    """The one asked for; by default what is mostly the faster for convolutions, where adapter and FSDP allow it."""
     asked: str | None = config["memory_format"]
-    return asked or ("contiguous" if adapter is not None and adapter.contiguous_only else "channels_last")
+    contiguous_only = (adapter is not None and adapter.contiguous_only) or config["trainer"].get("strategy") == FSDP
+    return asked or ("contiguous" if contiguous_only else "channels_last")
 
 
 def make_strategy(node: Config) -> Strategy:

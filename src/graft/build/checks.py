@@ -6,6 +6,7 @@ from operator import getitem
 from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from torch.optim import Optimizer
 
 from graft.adaptation.base import Adaptation
@@ -25,7 +26,9 @@ from graft.callbacks.choices import ORACLE_RULE
 from graft.callbacks.domains import FEWEST_IMAGES as FEWEST_FEATURES
 from graft.callbacks.loggers import missing_package
 from graft.errors import UserError, did_you_mean
+from graft.models.adapters.base import Adapter
 from graft.models.network import Network
+from graft.processes import FSDP
 from graft.regularisers.base import Need, Regulariser
 from graft.stage import moved_prefix, trains_backbone
 from graft.strategies.durations import Plateau
@@ -36,7 +39,7 @@ Config = dict[str, Any]
 Check = Callable[[Config], Iterator[str]]
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
-SHARDING = ("fsdp", "deepspeed", "model_parallel")  # strategies of Lightning that spread weights over processes
+FOREIGN = ("fsdp_", "deepspeed", "model_parallel")  # strategies of Lightning that spread weights over processes
 MONITORED = ("val/accuracy", "val/loss")
 RULES = ("last", "best_val", *LABEL_FREE)
 NO_RANGE_TEST = {  # optimisers for which a growing learning rate tells nothing, and why
@@ -326,6 +329,25 @@ def _trains_nothing(config: Config) -> bool:
     return bool(kinds) and not any(getattr(kind, "trains", True) for kind in kinds)
 
 
+def _against_fsdp(config: Config) -> Iterator[str]:
+    """What looks at weights as a whole in the middle of a fit."""
+    said = f"trainer.strategy={FSDP}: each process has a share of every weight, and "
+    for group in ("adaptation", "regulariser"):
+        if config[group]:
+            yield f"{said}{group}={','.join(config[group])} needs all of them; use trainer=ddp"
+    if config["memory_format"] not in ("contiguous", None):
+        yield f"{said}torch splits no others than contiguous ones; use memory_format=contiguous"
+    adapter = config["adapter"]["_target_"] and locate(config["adapter"]["_target_"])
+    if getattr(adapter, "companion", Adapter.companion) is not Adapter.companion:
+        yield f"{said}adapter={config['adapter']['name']} needs all of them; use trainer=ddp"
+    for name, node in config["callbacks"].items():
+        kind = locate(node["_target_"])
+        if isinstance(kind, type) and issubclass(kind, WeightAveraging):
+            yield f"{said}callbacks={name} averages all of them; use trainer=ddp"
+    if config["optimizer"]["_target_"].endswith(".LBFGS"):
+        yield f"{said}optimizer=lbfgs searches along all of them; use trainer=ddp"
+
+
 def check_device(config: Config) -> Iterator[str]:
     """The accelerator is there, and knows the precision."""
     trainer = config["trainer"]
@@ -335,11 +357,13 @@ def check_device(config: Config) -> Iterator[str]:
         yield f"trainer.accelerator={accelerator}: {did_you_mean(str(accelerator), ACCELERATORS)}"
         return
     strategy = str(trainer.get("strategy", "auto"))
-    if strategy.startswith(SHARDING):
+    if strategy.startswith(FOREIGN):
         yield (
             f"trainer.strategy={strategy}: it keeps a part of each weight in each process, and graft's checkpoints, "
-            "thaws and evaluation take weights as a whole; use trainer=ddp"
+            "thaws and evaluation take weights as a whole; use trainer=fsdp, which brings them together"
         )
+    if strategy == FSDP:
+        yield from _against_fsdp(config)
     num_gpus = torch.cuda.device_count()
     if accelerator in ("gpu", "cuda") and num_gpus == 0:
         yield f"trainer.accelerator={accelerator}: torch finds no GPU here; use trainer=auto or trainer=cpu"

@@ -18,7 +18,7 @@ from graft.records.record import RECORD, run_identity
 SCHEMA = 2
 NAMED = "sweeps"  # the folder of sweeps that have a name
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-RERUNNING = ("ddp", "fsdp", "deepspeed")  # strategies of Lightning that start the program anew for each device
+RERUNNING = ("ddp", "deepspeed")  # strategies of Lightning that start the program anew for each device
 
 Job = dict[str, Any]  # `folder` within the sweep's, `id` of the run, `launch` by its number, `overrides`
 

@@ -60,6 +60,10 @@ class Network(nn.Module):
         groups = {f"backbone.{name}": group for name, group in self.backbone.layer_groups.items()}
         return {**groups, "mapping": self.mapping, "head": self.head}
 
+    def units(self) -> list[nn.Module]:
+        """Modules that are called as a whole and together hold every parameter, inner ones first."""
+        return [*self.backbone.units(), self.mapping, self.head]
+
     def named_group_parameters(self) -> list[tuple[str, str, Parameter]]:
         """Every parameter once, in order, as (full name, group, parameter): ("head.linear.weight", "head", ...)."""
         return [

@@ -99,6 +99,15 @@ class Backbone(nn.Module):
         features: Tensor = x if cut else self(x)
         return features
 
+    def units(self) -> list[nn.Module]:
+        """Modules that are called as a whole and hold all parameters, inner ones before those that hold them.
+
+        Blocks that are listed in `nn.ModuleList`, as transformers have them, and then the backbone.
+        """
+        lists = [module for module in self.modules() if isinstance(module, nn.ModuleList)]
+        blocks = [block for listed in lists for block in listed if type(block).forward is not nn.Module.forward]
+        return [*blocks, self]
+
     def native_names(self) -> dict[str, str]:
         """Each key of our `state_dict` with its name in the layout that checkpoints usually have."""
         raise NotImplementedError
@@ -135,6 +144,10 @@ class SequentialBackbone(Backbone):
     def layer_groups(self) -> dict[str, nn.Module]:
         """Named groups in order from input to output."""
         return dict(self.named_children())
+
+    def units(self) -> list[nn.Module]:
+        """The layer groups, each of which is called by itself."""
+        return list(self.layer_groups.values())
 
     def native_names(self) -> dict[str, str]:
         """Each key without its group."""
