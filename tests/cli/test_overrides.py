@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hydra.core.config_loader import ConfigLoader
 
@@ -140,4 +142,11 @@ def test_a_key_that_only_the_swept_choices_have(loader: ConfigLoader) -> None:
 @pytest.mark.parametrize("override", ["+=", "=", "+=1", "~=", "+@here=1"])
 def test_a_value_without_a_name_is_refused(loader: ConfigLoader, override: str) -> None:
     with pytest.raises(UserError, match="no name in front of the value; expected name=value"):
+        compose(loader, [override])
+
+
+@pytest.mark.parametrize("override", ["~adaptation=[]", "~strategy@pretrain.strategy=[scratch]"])
+def test_one_choice_is_left_out_and_no_list(loader: ConfigLoader, override: str) -> None:
+    expected = f"{override}: leaves out one choice; write {override.partition('=')[0]} for whatever is chosen"
+    with pytest.raises(UserError, match=re.escape(expected)):
         compose(loader, [override])

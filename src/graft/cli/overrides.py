@@ -170,6 +170,8 @@ class Known:
                 return f"{override.input_line}: {group} is not chosen for a run; graft ls {group} says what is there"
             return f"{where}: no such group here; {did_you_mean(where, places)}"
         values = override.sweep_string_iterator() if override.is_discrete_sweep() else [override.value()]
+        if override.is_delete() and any(isinstance(value, list) for value in values):
+            return f"{override.input_line}: leaves out one choice; write ~{where} for whatever is chosen"
         options = self.options(group)
         listed = [value if isinstance(value, list) else [value] for value in values]
         for value in chain.from_iterable(listed):
