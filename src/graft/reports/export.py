@@ -4,6 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def results_csv(records: Sequence[tuple[Path, Record]], root: Path | None = None
         root: the folder that runs are named from; by default the deepest one above all.
     """
     names = runs_of(records).study.names
-    folders = [folder.resolve() for folder, _ in records]
+    parents = {parent: parent.resolve() for parent in {folder.parent for folder, _ in records}}
+    folders = [parents[folder.parent] / folder.name for folder, _ in records]
     root = root.resolve() if root else Path(os.path.commonpath([folder.parent for folder in folders]))
     runs = [os.path.relpath(folder, root) for folder in folders]
     return csv_text([csv_row(run, record, names) for run, (_, record) in zip(runs, records, strict=True)])
@@ -40,11 +42,11 @@ def results_csv(records: Sequence[tuple[Path, Record]], root: Path | None = None
 
 def csv_text(lines: Sequence[Mapping[str, Any]]) -> str:
     """The lines under a heading of all their columns."""
-    columns = dict.fromkeys(column for line in lines for column in line)
+    columns = list(dict.fromkeys(chain.from_iterable(lines)))
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([line.get(column, "") for column in columns] for line in lines)
     return text.getvalue()
 
 
