@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from builders import Interrupt, network, stage, tiny_domain, training
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
 from graft.adaptation.mcc import MCC
@@ -89,6 +90,23 @@ def test_the_result_is_that_of_whole_batches(
     assert caplog.text.count("out of memory with 16 samples at once") >= 1
     assert "gradients of at most 4 are added up" in caplog.text
     assert small.num_failed == 2 + (2 if within == "forward" else 0)  # 16, 8; then validation, which keeps it as well
+
+
+class HalfPrecision(Callback):
+    """Trains in float16 with scaled losses, which `precision=16-mixed` does on GPUs."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu")
+
+
+def test_the_result_is_that_of_whole_batches_where_losses_are_scaled(tmp_path: Path) -> None:
+    whole = fit_stage(settings(tmp_path / "whole", HalfPrecision()), network())
+    parts = fit_stage(settings(tmp_path / "parts", HalfPrecision()), Small(5).put_in(network()))
+    start = network().state_dict()
+    assert parts.micro_batch == 4
+    for name, weights in whole.last.items():
+        moved = (weights - start[name]).abs().max() if weights.is_floating_point() else 0.0
+        torch.testing.assert_close(parts.last[name], weights, rtol=0.0, atol=float(0.1 * moved), msg=name)
 
 
 def test_torchs_and_pythons_own_errors_are_known() -> None:
