@@ -251,3 +251,12 @@ def test_what_looks_at_all_weights_does_not_go_with_their_shares(composed: Compo
     assert validate(composed("trainer=fsdp_cpu")) == []
     errors = validate(composed("trainer=fsdp_cpu", word))
     assert any(part in error and error.startswith("trainer.strategy=fsdp: ") for error in errors), errors
+
+
+def test_partial_is_true_or_false_and_only_where_arguments_follow(composed: Composed) -> None:
+    assert validate(composed("logger.tensorboard._partial_=")) == [
+        "logger.tensorboard._partial_=''; expected true or false"
+    ]
+    assert validate(composed("logger.tensorboard._partial_=false")) == []
+    [error] = validate(composed("+objective._partial_=true"))
+    assert error == "objective._partial_=true: graft passes it no further arguments; leave it out"

@@ -58,7 +58,7 @@ def build_experiment(config: Config) -> Experiment:
         baselines={name: make_strategy(node) for name, node in config["baselines"].items()},
         after={name: make(node) for name, node in config["after"].items()},
         selection=Selection(**config["selection"]),
-        loggers={name: make(node) for name, node in config["logger"].items()},
+        loggers={name: factory(node) for name, node in config["logger"].items()},
         store=Path(config["paths"]["store"]).expanduser(),
         features_limit=int(config["features"]["cache_limit_gib"] * 2**30),
         cka_images=config["analysis"]["cka_images"],
@@ -125,7 +125,7 @@ def make_strategy(node: Config) -> Strategy:
 
 def make_scores(nodes: Config) -> dict[str, Score]:
     """The transferability scores by name."""
-    return {name: make(node) for name, node in nodes.items()}
+    return {name: factory(node) for name, node in nodes.items()}
 
 
 def make_regularisers(nodes: Config) -> dict[str, Any]:

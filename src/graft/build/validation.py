@@ -151,12 +151,21 @@ def _errors_in_part(path: str, node: Any, part: Part) -> Iterator[str]:
         passed = passed_down(node)
         automatic = [name for name in part.automatic if node.get(name) == "auto"]
         yield from check_target(path, node, part.supplied, {*part.ours, *passed, *automatic})
+        yield from _partial(path, node.get("_partial_", False), part)
         for name, inside in passed.items():
             yield from missing_inside(f"{path}.{name}", node[name])
             if node[name] != node[inside][name] and not is_missing(node[inside][name]):
                 yield f"{path}.{name}={node[name]!r} and {path}.{inside}.{name}={node[inside][name]!r}; set only one"
     elif not part.optional:
         yield f"{path}={node.get('name')}: there must be one"
+
+
+def _partial(path: str, value: Any, part: Part) -> Iterator[str]:
+    """Where the program passes arguments itself it does so whatever is said; elsewhere nothing would pass the rest."""
+    if not isinstance(value, bool):
+        yield f"{path}._partial_={value!r}; expected true or false"
+    elif value and not part.supplied:
+        yield f"{path}._partial_=true: graft passes it no further arguments; leave it out"
 
 
 def passed_down(node: dict[str, Any]) -> dict[str, str]:
