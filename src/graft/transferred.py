@@ -126,11 +126,12 @@ def compare_outputs(
 def group_grams(backbone: Backbone, names: Sequence[str], cut: int, x: Tensor) -> dict[str, Tensor]:
     """`centred_gram` of what each named layer group gives, where the backbone goes on from x after `cut` groups.
 
-    The output of a group is that of the module in it which is called last.
+    The output of a group is that of the module in it which is called last; of several outputs the first.
     """
     grams: dict[str, Tensor] = {}
 
     def keep(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        output = output[0] if isinstance(output, tuple) else output
         if isinstance(output, Tensor) and len(output) == len(x):
             grams[name] = centred_gram(output)
 

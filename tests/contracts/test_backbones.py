@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torchvision.models
 from conf_plugins import CONF, build, has_placeholder, load, names
+from sounds import write_sound_encoder
 from texts import write_encoder
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -22,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from graft.data.preprocessing import Preprocessing
 from graft.data.texts import TextPreprocessing
+from graft.data.waveform_preprocessing import WaveformPreprocessing
 from graft.errors import UserError
 from graft.inference.texts import random_tokens
 from graft.models.backbones.base import Backbone, SequentialBackbone
@@ -37,6 +39,18 @@ MEAN, STD = 0.4, 0.3
 TORCHVISION = ("squeezenet1_0", "regnet_x_400mf", "mnasnet0_5")
 TEXT = ("bag_of_ngrams", "text_transformer", "hugging_face")
 ENCODER = "an encoder that is written when it is needed"
+LAYER = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+HEARING: dict[str, dict[str, Any]] = {  # encoders of waveforms, each with its settings
+    "wav2vec2": {},
+    "wav2vec2-layer": LAYER,
+    "hubert": {},
+    "hubert-layer": LAYER,
+    "wavlm": {},
+    "wavlm-layer": LAYER,
+    "unispeech": {},
+    "unispeech-sat-layer": LAYER,
+    "data2vec-audio": {},
+}
 TIMM = (
     "test_vit",
     "test_resnet",
@@ -55,7 +69,8 @@ def _configs() -> dict[str, dict[str, Any]]:
         config = configs.pop(kind)
         assert has_placeholder(config)
         configs |= {f"{kind}-{name}": {**config, "name": name} for name in models}
-    return configs
+    hearing = configs.pop("hugging_face_audio")
+    return configs | {f"hugging_face_audio-{name}": {**hearing, "path": name} for name in HEARING}
 
 
 CONFIGS = _configs()
@@ -79,7 +94,15 @@ def encoder() -> str:
     return str(write_encoder(Path(mkdtemp())))
 
 
+@cache
+def sound_encoder(name: str) -> str:
+    return str(write_sound_encoder(Path(mkdtemp()), name.removesuffix("-layer"), **HEARING[name]))
+
+
 def smallest(config: dict[str, Any]) -> Backbone:
+    if config.get("path") in HEARING:
+        hearing: Backbone = build({**config, "path": sound_encoder(config["path"])}).eval()
+        return hearing
     if config in [CONFIGS[key] for key in READING]:
         path = {"path": encoder()} if "path" in config else {}
         reading: Backbone = build({**config, **path, "size": 12}).eval()
@@ -222,6 +245,9 @@ def test_every_parameter_gets_a_gradient(backbone: Backbone) -> None:
 
 
 def test_the_user_has_the_last_word_on_preprocessing(backbone: Backbone) -> None:
+    if isinstance(backbone.preprocessing, WaveformPreprocessing):
+        assert backbone.overrides.apply(backbone.preprocessing) == backbone.preprocessing, "there is nothing to say"
+        return
     if not isinstance(backbone.preprocessing, Preprocessing):
         assert backbone.preprocessing.size == 12
         assert backbone.overrides.apply(backbone.preprocessing.with_size(9)).size == 12
@@ -316,6 +342,18 @@ def test_padding_and_the_other_texts_of_a_batch_change_nothing(key: str) -> None
         torch.testing.assert_close(backbone(short), found[3:4])
         assert found.isfinite().all(), "a text without tokens too"
         assert not torch.allclose(found[0], found[2])
+
+
+@pytest.mark.parametrize("name", HEARING)
+def test_the_other_sounds_of_a_batch_change_nothing(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = smallest(CONFIGS[f"hugging_face_audio-{name}"])
+    x = images(backbone, 4)
+    x[1] = 0
+    with torch.no_grad():
+        found = backbone(x)
+        torch.testing.assert_close(backbone(x[3:4]), found[3:4])
+        assert found.isfinite().all(), "silence too"
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "backbone").glob("*.yaml")), ids=lambda path: path.stem)

@@ -9,6 +9,7 @@ import torch
 import yaml
 from conf_plugins import CONF
 from hydra.core.config_loader import ConfigLoader
+from sounds import write_sound_encoder
 from texts import write_encoder
 
 from graft.build.validation import validate
@@ -71,6 +72,8 @@ def test_composes_and_validates(words: list[str], loader: ConfigLoader, tmp_path
     config = compose(loader, words)
     if words[0] == "backbone=hugging_face":
         config["backbone"]["path"] = str(write_encoder(tmp_path))
+    if words[0] == "backbone=hugging_face_audio":
+        config["backbone"]["path"] = str(write_sound_encoder(tmp_path))
     for group in ("source", "target", "backbone"):
         give(config[group], NAMES.get(words[0], "given"))
     assert validate(config) == []

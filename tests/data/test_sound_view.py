@@ -8,11 +8,11 @@ from torch import Generator
 
 from graft.batch import LabelledBatch
 from graft.data.sound_augment import SoundAugmentation, masked, noisy, shifted
-from graft.data.sound_preprocessing import SoundPreprocessing
+from graft.data.sound_preprocessing import SpectrogramPreprocessing
 from graft.data.sound_view import SoundView
 from graft.errors import UserError
 
-HOW = SoundPreprocessing(32, (0.5,) * 3, (0.25,) * 3, 8000, 0.5)
+HOW = SpectrogramPreprocessing(32, (0.5,) * 3, (0.25,) * 3, 8000, 0.5)
 
 
 def sounds(num: int = 4) -> torch.Tensor:

@@ -9,7 +9,7 @@ from scipy.io import wavfile
 from sounds import tone, write_wav
 
 from graft.data.readers.base import RawSplit, Unreadable
-from graft.data.sound_preprocessing import SoundPreprocessing
+from graft.data.sound_preprocessing import SpectrogramPreprocessing
 from graft.data.sounds import open_sounds
 from graft.data.waveforms import Sampling, decode_sound
 from graft.errors import UserError
@@ -163,7 +163,7 @@ def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
 def test_those_that_cannot_be_read_are_left_out(tmp_path: Path, keep: bool) -> None:
     paths = [write_wav(tmp_path / f"{i}.wav", np.full(4000, i, np.int16), RATE) for i in range(5)]
     paths[2].write_bytes(b"")
-    how = SoundPreprocessing(32, (0.5,), (0.5,), RATE, 0.5)
+    how = SpectrogramPreprocessing(32, (0.5,), (0.5,), RATE, 0.5)
     sounds, broken = open_sounds(RawSplit(paths, np.arange(5)), how, keep)
     assert len(sounds) == 4
     assert sounds.made_anew is not keep
@@ -177,7 +177,7 @@ def test_those_that_cannot_be_read_are_left_out(tmp_path: Path, keep: bool) -> N
 def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", np.zeros(4000, np.int16), RATE)
     sounds, _ = open_sounds(
-        RawSplit([path], np.zeros(1)), SoundPreprocessing(32, (0.5,), (0.5,), RATE, 0.5), keep=False
+        RawSplit([path], np.zeros(1)), SpectrogramPreprocessing(32, (0.5,), (0.5,), RATE, 0.5), keep=False
     )
     path.unlink()
     with pytest.raises(UserError, match=r"a\.wav \(No such file"):

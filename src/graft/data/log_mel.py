@@ -53,7 +53,7 @@ class MelBands:
 
     def corners(self) -> Tensor:
         """Frequencies in Hz where the triangles begin, peak and end: float64 [size + 2]."""
-        highest = 2595 * torch.log10(torch.tensor(1 + self.rate / 2 / 700, dtype=torch.float64))
+        highest = mel(torch.tensor(self.rate / 2, dtype=torch.float64))
         mels = torch.linspace(0, 1, self.size + 2, dtype=torch.float64) * highest
         return 700 * (10 ** (mels / 2595) - 1)
 
@@ -64,6 +64,11 @@ class MelBands:
         left, peak, right = corners[:-2], corners[1:-1], corners[2:]
         rising, falling = (frequencies - left) / (peak - left), (right - frequencies) / (right - peak)
         return torch.minimum(rising, falling).clamp(min=0)
+
+
+def mel(frequencies: Tensor) -> Tensor:
+    """Frequencies in Hz on the mel scale: 2595 log10(1 + f / 700) (HTK)."""
+    return 2595 * torch.log10(1 + frequencies / 700)
 
 
 class LogMel(nn.Module):

@@ -89,7 +89,7 @@ MODALITIES: dict[str, Modality] = {
         augmentation=SoundAugmentation,
         preprocessing=sound_preprocessing,
         domains="audio_folder",
-        backbones="cnn, resnet20 or resnet18, with a rendering of sounds as spectrograms",
+        backbones="cnn, resnet20 or resnet18, with a rendering of sounds as spectrograms, or hugging_face_audio",
     ),
     "text": Modality(
         noun="text",

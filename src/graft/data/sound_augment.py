@@ -14,15 +14,17 @@ class SoundAugmentation:
     """What is done to training sounds; each part is off by default.
 
     SpecAugment (Park et al., Interspeech 2019) without its time warping: bands and stretches of the spectrogram are set
-    to its mean. A gain would change nothing, since spectrograms are relative to the loudest of each sound.
+    to its mean; for a backbone that hears waveforms, bands are cut out of the sound and stretches of it silenced, as
+    `drop_freq` and `drop_chunk` of SpeechBrain (Ravanelli et al., arXiv 2106.04624) do. A gain would change nothing,
+    since spectrograms are relative to the loudest of each sound, and most encoders hear sounds normalised.
     """
 
     shift: float = 0.0  # seconds, at most, that a sound comes earlier or later; silence follows it in
     noise: tuple[float, float] | None = None  # white: lowest and highest ratio of signal to noise, dB
     frequency_masks: int = 0
-    frequency_width: float = 0.2  # of a mask at most, as a share of the bands
+    frequency_width: float = 0.2  # of a mask at most, as a share of the bands, or of the mel scale
     time_masks: int = 0
-    time_width: float = 0.2  # of a mask at most, as a share of the frames
+    time_width: float = 0.2  # of a mask at most, as a share of the sound
     mixup: float = 0.0  # alpha of the beta distribution of mixing weights
 
     def __post_init__(self) -> None:
@@ -76,3 +78,26 @@ def masked(x: Tensor, count: int, width: float, axis: int, generator: Generator)
         first, end = begin[:, None, None], (begin + length)[:, None, None]
         x = torch.where((places >= first) & (places < end), mean, x)
     return x
+
+
+def without_bands(x: Tensor, count: int, width: float, places: Tensor, generator: Generator) -> Tensor:
+    """Sounds float [n, samples] with `count` bands of frequency cut out of each.
+
+    Widths are uniform up to `width`, and then the lower edges within what is left.
+
+    Args:
+        x: sounds.
+        count: bands of each; they may overlap.
+        width: of a band at most, as a share of the scale from 0 Hz to half the rate.
+        places: on that scale, from 0 to 1, of the frequencies of the discrete Fourier transform, [samples // 2 + 1].
+        generator: the source of all draws.
+    """
+    if not count:
+        return x
+    spectrum = torch.fft.rfft(x)
+    for _ in range(count):
+        span = uniform(len(x), 0, width, generator)
+        begin = uniform(len(x), 0, 1, generator) * (1 - span)
+        first, end = begin[:, None], (begin + span)[:, None]
+        spectrum = torch.where((places >= first) & (places < end), 0, spectrum)
+    return torch.fft.irfft(spectrum, n=x.shape[1])

@@ -1,4 +1,4 @@
-"""What turns a sound into an image backbone's input."""
+"""What turns a sound into a backbone's input: a spectrogram for those that see images, or the waveform as it is."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from graft.data.log_mel import MelBands
 from graft.data.preprocessing import Inputs, Preprocessing
+from graft.data.waveform_preprocessing import FORM, WaveformPreprocessing
 from graft.data.waveforms import Sampling
 from graft.errors import UserError
 
@@ -15,7 +16,7 @@ RANGE_DB = 80.0  # what is so far below the loudest of a sound is taken for sile
 
 
 @dataclass(frozen=True)
-class SoundPreprocessing:
+class SpectrogramPreprocessing:
     """Mono at one rate and length, a log-mel spectrogram of `size` bands and frames from 0 to 1, normalised.
 
     The spectrogram stands in every channel of the backbone (`graft.data.log_mel` says how it is computed), and each is
@@ -57,7 +58,7 @@ class SoundPreprocessing:
         """What the spectrogram is computed by."""
         return MelBands(self.rate, self.sampling.samples, self.size)
 
-    def with_size(self, size: int) -> "SoundPreprocessing":
+    def with_size(self, size: int) -> "SpectrogramPreprocessing":
         """The same with so many bands and frames."""
         return replace(self, size=size)
 
@@ -74,20 +75,28 @@ class SoundPreprocessing:
         return torch.randn(num, *self.shape)
 
 
+# What sounds go through for one kind of backbone or the other.
+SoundPreprocessing = SpectrogramPreprocessing | WaveformPreprocessing
+
+
 def sound_preprocessing(values: dict[str, Any]) -> SoundPreprocessing:
     """The preprocessing that `as_dict` described, without its `modality`."""
-    return SoundPreprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    if values.get("form") == FORM:
+        return WaveformPreprocessing(**{name: value for name, value in values.items() if name != "form"})
+    return SpectrogramPreprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 @dataclass(frozen=True)
-class Spectrogram:
-    """Sounds for a backbone that takes images: as many bands and frames as it takes rows and columns of pixels.
+class SoundRendering:
+    """Sounds for a backbone that takes images, as spectrograms, or for one that takes waveforms.
+
+    A spectrogram has as many bands and frames as the backbone takes rows and columns of pixels.
 
     Args:
         sample_rate: in Hz, to which all are resampled.
         seconds: to which all are cut or padded with silence, on both sides alike.
         trim_db: silence at both ends, so far below the loudest 20 ms, is cut off first; None cuts off nothing.
-        range_db: what is so far below the loudest of a sound is taken for silence.
+        range_db: of spectrograms: what is so far below the loudest of a sound is taken for silence.
     """
 
     sample_rate: int = 16000
@@ -104,18 +113,32 @@ class Spectrogram:
         """What sounds go through for a backbone that wants these inputs.
 
         Raises:
-            UserError: it wants no images, or spectrograms of other sounds.
+            UserError: it wants neither images nor waveforms, waveforms of another rate, or other sounds than these.
         """
-        if isinstance(wanted, SoundPreprocessing):
-            self._check_same(wanted)
+        if isinstance(wanted, WaveformPreprocessing):
+            return self._waveforms(wanted)
+        if isinstance(wanted, SpectrogramPreprocessing):
+            self._check_same({**asdict(wanted), "sample_rate": wanted.rate})
             return wanted
         if not isinstance(wanted, Preprocessing):
             return wanted  # to be refused by the domain
         how = (self.sample_rate, self.seconds, self.trim_db, self.range_db)
-        return SoundPreprocessing(wanted.size, wanted.mean, wanted.std, *how)
+        return SpectrogramPreprocessing(wanted.size, wanted.mean, wanted.std, *how)
 
-    def _check_same(self, other: SoundPreprocessing) -> None:
-        theirs = {"sample_rate": other.rate, **asdict(other)}
+    def _waveforms(self, wanted: WaveformPreprocessing) -> WaveformPreprocessing:
+        if self.sample_rate != wanted.rate:
+            raise UserError(
+                f"sample_rate={self.sample_rate}: the backbone hears sounds of {wanted.rate} Hz; give "
+                f"sample_rate={wanted.rate}, to which files of any rate are resampled"
+            )
+        if self.range_db != RANGE_DB:
+            raise UserError(f"range_db={self.range_db}: it is of spectrograms, and the backbone hears waveforms")
+        if wanted.seconds is None:
+            return replace(wanted, seconds=self.seconds, trim_db=self.trim_db)
+        self._check_same({**asdict(wanted), "sample_rate": wanted.rate, "range_db": RANGE_DB})
+        return wanted
+
+    def _check_same(self, theirs: dict[str, Any]) -> None:
         for name, value in asdict(self).items():
             if value != theirs[name]:
                 raise UserError(

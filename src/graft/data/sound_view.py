@@ -1,17 +1,22 @@
 """What a batch of sounds goes through between the loader and the network."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
 from graft.batch import LabelledBatch
 from graft.data.augment import mix
-from graft.data.log_mel import LogMel
-from graft.data.sound_augment import SoundAugmentation, masked, noisy, shifted
+from graft.data.sound_augment import SoundAugmentation, noisy, shifted
+from graft.data.sound_forms import sound_form
 from graft.data.sound_preprocessing import SoundPreprocessing
 
 
 class SoundView:
-    """Shifts, adds noise, computes spectrograms, masks and normalises whole batches on the device they are on.
+    """Shifts, adds noise, computes spectrograms where such are wanted, masks and normalises whole batches.
+
+    All on the device they are on. Inputs are [n, c, size, size] for a backbone that sees spectrograms, [n, samples] for
+    one that hears waveforms.
 
     Args:
         preprocessing: what the backbone wants.
@@ -25,14 +30,11 @@ class SoundView:
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.num_classes = num_classes
-        self.log_mel = LogMel(preprocessing.bands, preprocessing.range_db)
-        self.mean, self.std = (
-            torch.tensor(values, dtype=torch.float32)[:, None, None]
-            for values in (preprocessing.mean, preprocessing.std)
-        )
+        self.form = sound_form(preprocessing)
+        self.device = torch.device("cpu")
 
     def train(self, batch: LabelledBatch, generator: Generator) -> LabelledBatch:
-        """Random views [n, c, size, size] of sounds int16 [n, samples]; every draw is from `generator`.
+        """Random views of sounds int16 [n, samples]; every draw is from `generator`.
 
         Labels become class probabilities [n, k] where sounds are mixed, and stay class indices [n] elsewhere.
         """
@@ -43,7 +45,7 @@ class SoundView:
         return batch._replace(x=x, y=y)
 
     def unmixed(self, x: Tensor, generator: Generator) -> Tensor:
-        """Random views [n, c, size, size] of sounds, each of one alone; every draw is from `generator`."""
+        """Random views of sounds int16 [n, samples], each of one alone; every draw is from `generator`."""
         how = self.augmentation
         if how is None:
             return self.evaluate(x)
@@ -51,24 +53,16 @@ class SoundView:
             x = shifted(x, round(how.shift * self.preprocessing.rate), generator)
         if how.noise is not None:
             x = noisy(x.to(torch.float32), how.noise, generator)
-        pictures = self._spectrograms(x)
-        pictures = masked(pictures, how.frequency_masks, how.frequency_width, 1, generator)
-        pictures = masked(pictures, how.time_masks, how.time_width, 2, generator)
-        return self._normalise(pictures)
+        return self._made(x, lambda sounds: self.form.masked(sounds, how, generator))
 
     def evaluate(self, x: Tensor) -> Tensor:
-        """The fixed view: the spectrogram of the sound as it is, [n, c, size, size]."""
-        return self._normalise(self._spectrograms(x))
+        """The fixed view of sounds int16 [n, samples]: as they are."""
+        return self._made(x, self.form)
 
-    def _spectrograms(self, x: Tensor) -> Tensor:
-        """[n, bands, frames], whatever precision is used around."""
-        if self.log_mel.taper.device != x.device:
-            self.log_mel.to(x.device)
+    def _made(self, x: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """Inputs of the default type, computed in float32 whatever precision is used around."""
+        if self.device != x.device:
+            self.form.to(x.device)
+            self.device = x.device
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            pictures: Tensor = self.log_mel(x)
-        return pictures
-
-    def _normalise(self, pictures: Tensor) -> Tensor:
-        if self.mean.device != pictures.device:
-            self.mean, self.std = self.mean.to(pictures.device), self.std.to(pictures.device)
-        return ((pictures[:, None] - self.mean) / self.std).to(torch.get_default_dtype())
+            return make(x).to(torch.get_default_dtype())

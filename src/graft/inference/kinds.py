@@ -12,8 +12,9 @@ from torch import Generator, Tensor, nn
 
 from graft.data.preprocessing import Inputs
 from graft.data.readers.base import Unreadable
+from graft.data.sound_forms import sound_form
 from graft.inference.images import Normalised, image_canvas, images_at, pixels
-from graft.inference.sounds import Spectrograms, random_waveforms, sounds_at, waveform
+from graft.inference.sounds import random_waveforms, sounds_at, waveform
 from graft.inference.texts import WholeNumbers, random_tokens, texts_at, token_ids
 
 Refuse = Callable[[Unreadable], None]
@@ -67,7 +68,7 @@ KINDS: dict[str, Kind] = {
         lines_are_samples=False,
         store=waveform,
         example=random_waveforms,
-        inside=Spectrograms,
+        inside=sound_form,
     ),
     "text": Kind(
         nouns="texts",

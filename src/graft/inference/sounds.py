@@ -1,13 +1,12 @@
-"""Sound files that a trained network is used on, and what an exported one does to waveforms itself."""
+"""Sound files that a trained network is used on."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from graft.data.log_mel import LogMel
 from graft.data.readers.audio_folder import SOUNDS
 from graft.data.readers.base import Unreadable
 from graft.data.sound_preprocessing import SoundPreprocessing
@@ -40,20 +39,3 @@ def random_waveforms(preprocessing: SoundPreprocessing, num: int, generator: Gen
     """White noise, int16 [n, samples]."""
     shape = (num, preprocessing.sampling.samples)
     return torch.randint(-(2**15), 2**15, shape, dtype=torch.int16, generator=generator)
-
-
-class Spectrograms(nn.Module):
-    """Waveforms int16 [n, samples] as the network is given them: log-mel spectrograms, normalised, in float32."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, preprocessing: SoundPreprocessing) -> None:
-        super().__init__()
-        self.log_mel = LogMel(preprocessing.bands, preprocessing.range_db)
-        for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None])
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        """float32 [n, c, size, size]."""
-        return (self.log_mel(waveforms)[:, None] - self.mean) / self.std

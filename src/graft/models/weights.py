@@ -306,8 +306,14 @@ def _translate(backbone: Backbone, state: Mapping[str, Tensor]) -> tuple[dict[st
 
 
 def _current(name: str) -> str:
-    """Today's name of a parameter: torchvision's DenseNet files still say `denselayer1.norm.1` for `norm1`."""
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
+    """Today's name of a parameter.
+
+    Torchvision's DenseNet files still say `denselayer1.norm.1` for `norm1`, and those of wav2vec 2.0 and its kin name
+    length and direction of normalised weights as torch did before 2.0.
+    """
+    name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
+    part = {"weight_g": "original0", "weight_v": "original1"}.get(name.rpartition(".")[2])
+    return name if part is None else f"{name[: -len('weight_g')]}parametrizations.weight.{part}"
 
 
 def _refuse(problems: Mapping[str, Sequence[str]]) -> None:

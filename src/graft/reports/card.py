@@ -83,8 +83,8 @@ def image_steps(preprocessing: Mapping[str, Any]) -> Steps:
 
 
 def sound_steps(preprocessing: Mapping[str, Any]) -> Steps:
-    """From a sound file to a normalised spectrogram, as `graft.data.log_mel` computes it."""
-    size, rate, trim_db = preprocessing["size"], preprocessing["rate"], preprocessing["trim_db"]
+    """From a sound file to a waveform or a spectrogram, normalised."""
+    rate, trim_db = preprocessing["rate"], preprocessing["trim_db"]
     samples = round(rate * preprocessing["seconds"])
     trim = {"step": "cut off what is quieter at both ends", "dB below the loudest 20 ms": trim_db}
     before = [
@@ -94,6 +94,24 @@ def sound_steps(preprocessing: Mapping[str, Any]) -> Steps:
         {"step": "keep the middle, or pad with zeros on both sides", "to": samples},
         {"step": "round to int16", "full scale": 32768},
     ]
+    if preprocessing.get("form") == "waveform":
+        inside, shape = waveform_steps(preprocessing), [samples]
+    else:
+        size = preprocessing["size"]
+        inside, shape = spectrogram_steps(preprocessing, samples), [len(preprocessing["mean"]), size, size]
+    return Steps("waveforms", "int16", [samples], before, inside, "float32", shape)
+
+
+def waveform_steps(preprocessing: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """From int16 samples to what an encoder hears."""
+    scale = {"step": "sample * scale", "scale": 1 / 32768}
+    normalise = {"step": "(sample - mean) / sqrt(variance + 1e-7), of each sound"}
+    return [scale, normalise] if preprocessing["normalised"] else [scale]
+
+
+def spectrogram_steps(preprocessing: Mapping[str, Any], samples: int) -> list[dict[str, Any]]:
+    """From int16 samples to a normalised spectrogram, as `graft.data.log_mel` computes it."""
+    size = preprocessing["size"]
     hop = -(-samples // size)
     spectrogram = {
         "step": "log-mel spectrogram",
@@ -105,9 +123,7 @@ def sound_steps(preprocessing: Mapping[str, Any]) -> Steps:
         "scaled": f"from {preprocessing['range_db']:g} dB below the loudest of the sound (0) to the loudest (1)",
     }
     applied = {"mean": list(preprocessing["mean"]), "std": list(preprocessing["std"])}
-    normalise = {"step": "(value - mean) / std, in each channel", **applied}
-    shape = [len(preprocessing["mean"]), size, size]
-    return Steps("waveforms", "int16", [samples], before, [spectrogram, normalise], "float32", shape)
+    return [spectrogram, {"step": "(value - mean) / std, in each channel", **applied}]
 
 
 def text_steps(preprocessing: Mapping[str, Any]) -> Steps:
@@ -165,13 +181,21 @@ def use(described: Mapping[str, Any]) -> list[str]:
         f"Input: `{taken['name']}`, {taken['type']} [{shape}], any n.",
     ]
     if described["inside"]:
-        made = "the spectrogram is computed" if described["modality"] == "audio" else "pixels are scaled"
-        lines.append(f"Inside: {made} and normalised.")
+        lines.append(f"Inside: {done_inside(described)}.")
     calibrated = f", calibrated by the temperature {described['temperature']:.4g}" if described["temperature"] else ""
     return [
         *lines,
         f"Outputs: {', '.join(described['outputs'])}; probabilities are {described['probabilities']}{calibrated}.",
     ]
+
+
+def done_inside(described: Mapping[str, Any]) -> str:
+    """What a file does to its inputs itself."""
+    if described["modality"] == "image":
+        return "pixels are scaled and normalised"
+    if described["inside"][0]["step"] == "log-mel spectrogram":
+        return "the spectrogram is computed and normalised"
+    return "samples are scaled" + (" and normalised" if len(described["inside"]) > 1 else "")
 
 
 def in_words(described: Mapping[str, Any]) -> str:

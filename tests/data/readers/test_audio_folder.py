@@ -11,11 +11,11 @@ from graft.data.preprocessing import Preprocessing
 from graft.data.readers.audio_folder import AudioFolder
 from graft.data.several import SeveralDomains
 from graft.data.sound_augment import SoundAugmentation
-from graft.data.sound_preprocessing import SoundPreprocessing, Spectrogram
+from graft.data.sound_preprocessing import SoundRendering, SpectrogramPreprocessing
 from graft.errors import UserError
 
 IMAGE = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
-HOW = Spectrogram(sample_rate=8000, seconds=0.25)
+HOW = SoundRendering(sample_rate=8000, seconds=0.25)
 
 
 def write_sounds(root: Path, num: int = 6) -> Path:
@@ -67,7 +67,7 @@ def test_fingerprint_and_version_follow_the_content(tmp_path: Path) -> None:
 def test_a_domain_gives_an_image_backbone_spectrograms(tmp_path: Path) -> None:
     loaded = domain(write_sounds(tmp_path))
     loaded.load(IMAGE)
-    assert loaded.preprocessing == SoundPreprocessing(16, IMAGE.mean, IMAGE.std, 8000, 0.25)
+    assert loaded.preprocessing == SpectrogramPreprocessing(16, IMAGE.mean, IMAGE.std, 8000, 0.25)
     [batch, *_] = loaded.train_dataloader()
     assert batch.x.shape[1:] == (2000,)
     assert loaded.view.evaluate(batch.x).shape[1:] == (3, 16, 16)
@@ -75,7 +75,12 @@ def test_a_domain_gives_an_image_backbone_spectrograms(tmp_path: Path) -> None:
 
 def test_what_a_spectrogram_is_counts_in_the_fingerprint(tmp_path: Path) -> None:
     root, found = write_sounds(tmp_path), set()
-    for how in (HOW, Spectrogram(8000, 0.3), Spectrogram(8000, 0.25, 40), Spectrogram(8000, 0.25, range_db=60)):
+    for how in (
+        HOW,
+        SoundRendering(8000, 0.3),
+        SoundRendering(8000, 0.25, 40),
+        SoundRendering(8000, 0.25, range_db=60),
+    ):
         loaded = Domain("notes", AudioFolder(root, "ann"), rendering=how)
         loaded.load(IMAGE)
         found.add(loaded.fingerprint)
@@ -84,13 +89,13 @@ def test_what_a_spectrogram_is_counts_in_the_fingerprint(tmp_path: Path) -> None
 
 def test_all_sounds_of_a_run_have_one_rate_and_length(tmp_path: Path) -> None:
     loaded = domain(write_sounds(tmp_path))
-    same = SoundPreprocessing(16, IMAGE.mean, IMAGE.std, 8000, 0.25)
+    same = SpectrogramPreprocessing(16, IMAGE.mean, IMAGE.std, 8000, 0.25)
     loaded.load(same)
     assert loaded.preprocessing == same
     with pytest.raises(UserError, match=r"sample_rate=8000: .* have sample_rate=16000"):
-        loaded.load(SoundPreprocessing(16, IMAGE.mean, IMAGE.std, 16000, 0.25))
+        loaded.load(SpectrogramPreprocessing(16, IMAGE.mean, IMAGE.std, 16000, 0.25))
     with pytest.raises(UserError, match=r"seconds=0\.25: .* have seconds=1\.0"):
-        loaded.load(SoundPreprocessing(16, IMAGE.mean, IMAGE.std, 8000, 1.0))
+        loaded.load(SpectrogramPreprocessing(16, IMAGE.mean, IMAGE.std, 8000, 1.0))
 
 
 def test_several_speakers_with_labels_of_each(tmp_path: Path) -> None:
@@ -123,7 +128,7 @@ def test_sounds_that_are_not_kept_in_memory_give_the_same_batches(tmp_path: Path
 
 
 def test_what_augments_images_does_not_augment_sounds(tmp_path: Path) -> None:
-    how = SoundPreprocessing(16, IMAGE.mean, IMAGE.std, 8000, 0.25)
+    how = SpectrogramPreprocessing(16, IMAGE.mean, IMAGE.std, 8000, 0.25)
     with pytest.raises(UserError, match="Augmentation does not augment a sound"):
         make_view(how, Augmentation(flip=True), 2)
     with pytest.raises(UserError, match="SoundAugmentation does not augment"):
@@ -138,4 +143,4 @@ def test_a_backbone_takes_no_sounds_that_are_not_rendered(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["sample_rate", "seconds", "trim_db", "range_db"])
 def test_values_that_cannot_be(name: str) -> None:
     with pytest.raises(UserError, match=f"{name}=-1"):
-        Spectrogram(**{name: -1})  # type: ignore[arg-type]
+        SoundRendering(**{name: -1})  # type: ignore[arg-type]

@@ -2,30 +2,31 @@ from pathlib import Path
 
 import pytest
 from texts import write_encoder
-from transformers import ASTConfig, PretrainedConfig, ViTConfig, Wav2Vec2Config
+from transformers import ASTConfig, PretrainedConfig, ViTConfig, Wav2Vec2Config, WhisperConfig
 
 from graft.errors import UserError
 from graft.models.backbones.hugging_face import HuggingFaceBackbone
 
 
 @pytest.mark.parametrize(
-    ("config", "takes"),
+    ("config", "takes", "instead"),
     [
-        (Wav2Vec2Config(), "wav2vec2 takes sounds"),
-        (ASTConfig(), "audio-spectrogram-transformer takes sounds"),
-        (ViTConfig(), "vit takes images"),
+        (Wav2Vec2Config(), "wav2vec2 takes waveforms", "hugging_face_audio"),
+        (ASTConfig(), "audio-spectrogram-transformer takes spectrograms", "cnn"),
+        (WhisperConfig(), "whisper takes spectrograms", "cnn"),
+        (ViTConfig(), "vit takes images", "cnn"),
     ],
-    ids=["wav2vec2", "ast", "vit"],
+    ids=["wav2vec2", "ast", "whisper", "vit"],
 )
 @pytest.mark.parametrize("with_tokenizer", [False, True])
 def test_encoders_of_other_samples_are_refused(
-    config: PretrainedConfig, takes: str, with_tokenizer: bool, tmp_path: Path
+    config: PretrainedConfig, takes: str, instead: str, with_tokenizer: bool, tmp_path: Path
 ) -> None:
     config.save_pretrained(tmp_path)
     if with_tokenizer:
         tokenizer = write_encoder(tmp_path / "texts") / "tokenizer.json"
         tokenizer.rename(tmp_path / "tokenizer.json")
-    with pytest.raises(UserError, match=f"{takes}, and backbone=hugging_face takes texts; .* choose backbone=cnn"):
+    with pytest.raises(UserError, match=f"{takes}, and backbone=hugging_face takes .* choose backbone={instead}"):
         HuggingFaceBackbone(str(tmp_path))
 
 

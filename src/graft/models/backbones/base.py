@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor, nn
 
 from graft.data.preprocessing import Inputs, Preprocessing
-from graft.data.sound_preprocessing import SoundPreprocessing
+from graft.data.sound_preprocessing import SpectrogramPreprocessing
 from graft.errors import UserError
 
 if TYPE_CHECKING:
     from graft.models.adapters.base import Adaptation
+
+
+Pictures = Preprocessing | SpectrogramPreprocessing  # what an image backbone may be given
 
 
 class AnyOverrides(Protocol):
@@ -29,7 +32,9 @@ class Overrides:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
-    def apply(self, preprocessing: Preprocessing | SoundPreprocessing) -> Preprocessing | SoundPreprocessing:
+    def apply(
+        self, preprocessing: Preprocessing | SpectrogramPreprocessing
+    ) -> Preprocessing | SpectrogramPreprocessing:
         """`preprocessing` with the user's values; a new size keeps the proportion of crop to canvas of images.
 
         Raises:
@@ -40,7 +45,7 @@ class Overrides:
             raise UserError(f"backbone.size={size}: expected a positive number of pixels")
         mean = self._per_channel("mean", self.mean, preprocessing.mean)
         std = self._per_channel("std", self.std, preprocessing.std)
-        if isinstance(preprocessing, SoundPreprocessing):
+        if isinstance(preprocessing, SpectrogramPreprocessing):
             return replace(preprocessing, size=size, mean=mean, std=std)
         resize = preprocessing.resize and round(preprocessing.resize * size / preprocessing.size)
         return replace(preprocessing, size=size, resize=resize, mean=mean, std=std)
@@ -52,6 +57,15 @@ class Overrides:
         if len(chosen) != len(default):
             raise UserError(f"backbone.{name}={list(chosen)}: expected {len(default)} numbers, one for each channel")
         return tuple(float(value) for value in chosen)
+
+
+@dataclass(frozen=True)
+class NoOverrides:
+    """Of a backbone whose inputs the user cannot change."""
+
+    def apply(self, preprocessing: Inputs) -> Inputs:
+        """`preprocessing` as it is."""
+        return preprocessing
 
 
 class Backbone(nn.Module):
