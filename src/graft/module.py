@@ -420,8 +420,9 @@ class GraftModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Publish the validation metrics to whoever monitors them."""
         metrics = {f"val/{name}": mean for name, mean in self._val_tally.means().items()}
-        # Every rank validates the whole split, so there is nothing to reduce.
-        self.log_dict(metrics, sync_dist=False, logger=False)
+        # Every rank validates the whole split, so there is nothing to reduce; said in the two words that together
+        # reduce nothing and warn of nothing.
+        self.log_dict(metrics, sync_dist=True, rank_zero_only=True, logger=False)
 
     def tally_state(self) -> dict[str, Any]:
         """What the epoch's batches of training came to so far, for `tally_so_far`."""
