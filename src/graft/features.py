@@ -8,8 +8,8 @@ import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from itertools import chain
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from graft.memory import Fitting, keep_freed_memory
 from graft.models.adapters.base import adapter_settings
 from graft.models.backbones.base import Backbone
 from graft.models.weights import state_sha256
+from graft.processes import in_all, num_standing
 from graft.records.files import atomic_write_json, read_json
 from graft.records.hashing import content_hash
 from graft.records.store import Store
@@ -89,6 +90,13 @@ def outputs(
     The backbone runs in eval mode under the evaluation view, or under the augmented view of that number, which is drawn
     from the domain's split seed. So they are a fixed function of the samples.
     """
+    return (batch for _, batch in outputs_of_share(0, 1, prefix, domain, split, how, view))
+
+
+def outputs_of_share(
+    rank: int, num: int, prefix: Prefix, domain: Domain, split: str, how: Inference, view: int | None = None
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """Rows int64 [n] of the split with the outputs for them, of the batches that fall to one of `num` processes."""
 
     @torch.no_grad()
     def forward(x: Tensor) -> Tensor:
@@ -98,14 +106,15 @@ def outputs(
     keep_freed_memory()
     fitting = Fitting(forward)
 
-    def work(numbered: tuple[int, LabelledBatch]) -> Tensor:
+    def work(numbered: tuple[int, LabelledBatch]) -> tuple[Tensor, Tensor]:
         index, batch = numbered
-        return fitting(view_of(domain, batch, how, view, index))
+        return batch.positions, fitting(view_of(domain, batch, how, view, index))
 
     # What a precision's context sets may be the whole process's, such as the default float type.
     at_once = batches_at_once(how.device) if how.context is nullcontext else 1
     with in_eval_mode(prefix.backbone, how.device):
-        yield from in_order(work, enumerate(domain.loader(split, batch_size=how.batch_size)), at_once)
+        batches = domain.every_nth(split, rank, num, how.batch_size)
+        yield from in_order(work, zip(count(rank, num), batches, strict=False), at_once)
 
 
 def batches_at_once(device: torch.device) -> int:
@@ -217,14 +226,35 @@ class _Maker:
             return mapped(folder)
 
     def _fill(self, folder: Path, split: str, view: int | None) -> None:
-        batches = outputs(self.prefix, self.domain, split, self.how, view)
-        first = next(batches)
+        what = (self.prefix, self.domain, split, self.how, view)
+        batches = outputs_of_share(0, 1, *what)
+        rows, first = next(batches)
         one, limit = first[0].numel() * first.element_size(), self.cache.limit
         if one * self.num_samples > limit:
             batches.close()
             raise _ExceedsLimit
         self.cache.store.make_room(KIND, limit, one * self.domain.sizes[split])
-        write(folder, chain([first], batches), self.domain.sizes[split])
+        prepare(folder, [self.domain.sizes[split], *first.shape[1:]], first.dtype)
+        if num_standing() == 1:
+            write(folder, chain([(rows, first)], batches))
+            return
+        batches.close()
+        self.prefix.backbone.cpu()  # to be sent
+        for rank, written in enumerate(in_all(write_share, folder, *what)):
+            if not written:
+                write(folder, outputs_of_share(rank, num_standing(), *what))
+
+
+def write_share(
+    rank: int, folder: Path, prefix: Prefix, domain: Domain, split: str, how: Inference, view: int | None
+) -> bool:
+    """Write the outputs of the batches that fall to this process, unless it does not see the folder."""
+    if not (folder / VALUES).is_file():  # another machine's disk
+        return False
+    if how.device.type == "cuda":
+        how = replace(how, device=torch.device("cuda", torch.cuda.current_device()))
+    write(folder, outputs_of_share(rank, num_standing(), prefix, domain, split, how, view))
+    return True
 
 
 def features_key(
@@ -250,24 +280,23 @@ def features_key(
     )
 
 
-def write(folder: Path, batches: Iterable[Tensor], num_samples: int) -> None:
-    """Write batches [n, ...] of `num_samples` in all, as they come."""
-    start, values = 0, torch.empty(0)
-    for batch in batches:
-        if start == 0:
-            shape = [num_samples, *batch.shape[1:]]
-            atomic_write_json(folder / SHAPE, {"shape": shape, "dtype": str(batch.dtype).removeprefix("torch.")})
-            allocate(folder / VALUES, math.prod(shape) * batch.element_size())
-            values = map_file(folder / VALUES, shape, batch.dtype, shared=True)
-        values[start : start + len(batch)] = batch
-        start += len(batch)
-    assert start == num_samples, (start, num_samples)
+def prepare(folder: Path, shape: list[int], dtype: torch.dtype) -> None:
+    """Make room for values [n, ...] that are written later."""
+    atomic_write_json(folder / SHAPE, {"shape": shape, "dtype": str(dtype).removeprefix("torch.")})
+    allocate(folder / VALUES, math.prod(shape) * dtype.itemsize)
 
 
-def mapped(folder: Path) -> Tensor:
-    """The values [n, ...] that `write` wrote, mapped into memory."""
+def write(folder: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Write batches [n, ...] to their rows [n], which follow one another, as they come."""
+    values = mapped(folder, shared=True)
+    for rows, batch in batches:
+        values[int(rows[0]) : int(rows[-1]) + 1] = batch
+
+
+def mapped(folder: Path, shared: bool = False) -> Tensor:
+    """The values [n, ...] of a folder, mapped into memory; what is written to them reaches the file if `shared`."""
     description = read_json(folder / SHAPE)
-    return map_file(folder / VALUES, description["shape"], getattr(torch, description["dtype"]), shared=False)
+    return map_file(folder / VALUES, description["shape"], getattr(torch, description["dtype"]), shared)
 
 
 def allocate(path: Path, size: int) -> None:

@@ -98,6 +98,27 @@ def hear() -> Call | int:
     return what
 
 
+def num_standing() -> int:
+    """How many processes there are that take part in what the first one does."""
+    return dist.get_world_size() if _channel else 1
+
+
+def in_all(function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(rank, *arguments)` returns in each of the processes, called in all of them at once."""
+    tell((_answer, (function, arguments), {}, _GlobalStateSnapshot.capture()))
+    try:
+        return _answer(function, arguments)
+    except BaseException:
+        _broken.append(True)  # the others wait for an answer
+        raise
+
+
+def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any]:
+    answers: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(answers, function(dist.get_rank(), *arguments), group=_channel[0])
+    return answers
+
+
 class _Together(_Launcher):
     """Calls what Lightning would start processes for in those that are there."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,13 +73,23 @@ class BatchLoader(DataLoader[Any]):
     So are torch's own without workers, but around small batches their machinery takes longer than the batch.
     """
 
-    def __init__(self, dataset: Dataset[Any], sampler: "EpochSampler") -> None:
+    def __init__(self, dataset: Dataset[Any], sampler: Sampler[np.ndarray]) -> None:
         # The generator is its own, or torch would draw from the global one.
         super().__init__(dataset, sampler=sampler, batch_size=None, generator=torch.Generator())
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for indices in self.sampler:
             yield self.dataset[indices]
+
+
+class Share(Sampler[np.ndarray]):
+    """Each batch of a sampler whose number leaves the remainder `rank` when divided by `num`."""
+
+    def __init__(self, sampler: Sampler[np.ndarray], rank: int, num: int) -> None:
+        self.sampler, self.rank, self.num = sampler, rank, num
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return islice(iter(self.sampler), self.rank, None, self.num)
 
 
 class EpochSampler(Sampler[np.ndarray]):

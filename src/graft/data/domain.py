@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from graft.data.canvas_cache import CanvasCache
-from graft.data.datasets import NOTHING, BatchLoader, Done, EpochSampler, LabelledImages, UnlabelledImages
+from graft.data.datasets import NOTHING, BatchLoader, Done, EpochSampler, LabelledImages, Share, UnlabelledImages
 from graft.data.images import Images
 from graft.data.label_space import LabelSpace
 from graft.data.modalities import Randomness, check_modality, make_view, modality_of
@@ -212,6 +212,12 @@ class Domain(LightningDataModule):
         """All samples of `train`, `val` or `test`, the same on every rank; in the domain's own batches by default."""
         return self._loader(self.datasets[split], shuffle, shared=False, batch_size=batch_size)
 
+    def every_nth(self, split: str, rank: int, num: int, batch_size: int | None = None) -> DataLoader[Any]:
+        """Of the batches of `loader`, unshuffled, one in `num`: those that are this rank's when all are shared out."""
+        dataset = self.datasets[split]
+        sampler = EpochSampler(len(dataset), batch_size or self.batch_size, shuffle=False)
+        return self._load(dataset, Share(sampler, rank, num))
+
     def unlabelled_loader(self, split: str, shuffle: bool = True, shared: bool = True) -> DataLoader[Any]:
         """Samples without labels; those of `train` are the ones outside the label budget.
 
@@ -256,6 +262,9 @@ class Domain(LightningDataModule):
         )
         if shuffle and shared:
             sampler.go_on(self.done)
+        return self._load(dataset, sampler)
+
+    def _load(self, dataset: Any, sampler: Sampler[np.ndarray]) -> DataLoader[Any]:
         num_workers = self._num_workers(dataset.images)
         if num_workers == 0:
             return BatchLoader(dataset, sampler)
