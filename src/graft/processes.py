@@ -105,11 +105,17 @@ def num_standing() -> int:
 
 def in_all(function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `function(rank, *arguments)` returns in each of the processes, called in all of them at once."""
-    tell((_answer, (function, arguments), {}, _GlobalStateSnapshot.capture()))
+    answers: list[Any] = call_in_all(_answer, (function, arguments), {})
+    return answers
+
+
+def call_in_all(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """Let the others make a call in which all take part, and make it here."""
+    tell((function, arguments, keywords, _GlobalStateSnapshot.capture()))
     try:
-        return _answer(function, arguments)
+        return function(*arguments, **keywords)
     except BaseException:
-        _broken.append(True)  # the others wait for an answer
+        _broken.append(True)  # the others may be waiting in the middle of it
         raise
 
 
@@ -128,12 +134,7 @@ class _Together(_Launcher):
 
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         kwargs.pop("trainer", None)
-        tell((function, args, kwargs, _GlobalStateSnapshot.capture()))
-        try:
-            return function(*args, **kwargs)
-        except BaseException:
-            _broken.append(True)  # the others may be waiting in the middle of the fit
-            raise
+        return call_in_all(function, args, kwargs)
 
     def kill(self, signum: Any) -> None:
         """Whoever started the processes ends them."""
@@ -192,4 +193,4 @@ def one_device() -> dict[str, Any]:
 
 
 _channel: list[Any] = []  # the group in which the first process tells the others
-_broken: list[bool] = []  # whether a fit failed that the others take part in
+_broken: list[bool] = []  # whether a call failed that the others take part in

@@ -79,7 +79,13 @@ def shard(network: nn.Module, units: list[nn.Module], mesh: DeviceMesh) -> None:
 
 def _no_view(module: nn.Module, inputs: Any, output: Any) -> Any:
     """What writes into a view of a unit's output would go past the hook that puts its weights together backwards."""
-    return output.clone() if isinstance(output, Tensor) and output._is_view() else output
+    if isinstance(output, tuple):
+        return tuple(map(_own, output))
+    return _own(output)
+
+
+def _own(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value._is_view() else value
 
 
 def _put_together(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ NOTES = {"do": 300, "mi": 600, "sol": 1200}
 RATE, SECONDS, NUM = 4000, 0.25, 12
 TARGET = ["target=audio_folder", "target.path=songs", "target.domain=bob"]
 LENGTH = [f"target.sample_rate={RATE}", f"target.seconds={SECONDS}"]
-ENCODER = ["backbone=hugging_face_audio", "backbone.path=encoder", "backbone.weights=DEFAULT"]
+ENCODER = ["backbone=hugging_face_audio", "backbone.path=speech", "backbone.weights=DEFAULT"]
 QUICK = ["trainer=cpu", "logger=none", "baselines=[]", "trainer.max_epochs=3", "optimizer.lr=0.003"]
 WORDS = [*TARGET, *LENGTH, *ENCODER, *QUICK]
 GRADUAL = [*WORDS, "strategy=gradual_unfreeze", "trainer.max_epochs=10"]
@@ -44,7 +44,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 noisy = (sound + rng.normal(0, 100, len(sound))).astype(np.int16)
                 write_wav(folder / "songs" / singer / note / f"{i}.wav", noisy, RATE)
     layer = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "mask_time_prob": 0.3, "layerdrop": 0.3}
-    write_sound_encoder(folder / "encoder", rate=RATE, **layer)
+    write_sound_encoder(folder / "speech", rate=RATE, **layer)
     write_sound_encoder(folder / "wavlm", "wavlm", RATE, normalise=False)
     with logging_as_before(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -183,7 +183,7 @@ def test_weights_of_a_run_are_taken_by_another(trained: Path, capsys: pytest.Cap
         (["target.rendering.range_db=60"], "range_db=60: it is of spectrograms"),
         (["backbone.path=songs"], "holds no config.json and no preprocessor_config.json"),
         (["backbone=hugging_face"], "wav2vec2 takes waveforms, and backbone=hugging_face takes texts"),
-        (["adapter=visual_prompt"], "adapter=visual_prompt: it changes images, and backbone=encoder takes audio"),
+        (["adapter=visual_prompt"], "adapter=visual_prompt: it changes images, and backbone=speech takes audio"),
         (["after=tta"], "it averages crops and mirror images, which texts and sounds have not"),
     ],
 )
