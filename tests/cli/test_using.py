@@ -12,8 +12,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from commands import working_in
 from PIL import Image
-from root_logging import logging_as_before
 from safetensors import safe_open
 
 from graft.build.assembly import build_blueprint, make_domain
@@ -51,8 +51,7 @@ def write_photos(root: Path, classes: tuple[str, ...] = CLASSES, seed: int = 0) 
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which one run has ended; the tests work in it."""
     folder = tmp_path_factory.mktemp("using")
-    with logging_as_before(), pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with working_in(folder):
         write_photos(folder / "photos")
         assert main(RUN) == 0
     return folder

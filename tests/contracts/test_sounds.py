@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from root_logging import logging_as_before
+from commands import working_in
 from sounds import tone, write_wav
 
 from graft.cli.main import main
@@ -43,8 +43,7 @@ def write_songs(root: Path) -> None:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which one run has ended; the tests work in it."""
     folder = tmp_path_factory.mktemp("sounds")
-    with logging_as_before(), pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with working_in(folder):
         write_songs(folder / "songs")
         assert main([*DOMAINS, *SHORT, "name=gradual", "strategy=gradual_unfreeze", "trainer.max_epochs=6"]) == 0
     return folder

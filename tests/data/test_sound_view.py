@@ -8,11 +8,13 @@ from torch import Generator
 
 from graft.batch import LabelledBatch
 from graft.data.sound_augment import SoundAugmentation, masked, noisy, shifted
-from graft.data.sound_preprocessing import SpectrogramPreprocessing
+from graft.data.sound_preprocessing import SoundPreprocessing, SpectrogramPreprocessing
 from graft.data.sound_view import SoundView
+from graft.data.waveform_preprocessing import WaveformPreprocessing
 from graft.errors import UserError
 
 HOW = SpectrogramPreprocessing(32, (0.5,) * 3, (0.25,) * 3, 8000, 0.5)
+FORMS = [HOW, WaveformPreprocessing(8000, normalised=True, shortest=400, seconds=0.5)]
 
 
 def sounds(num: int = 4) -> torch.Tensor:
@@ -43,8 +45,9 @@ def test_normalisation_is_of_each_channel() -> None:
 EVERYTHING = {"shift": 0.1, "noise": (10, 30), "frequency_masks": 2, "time_masks": 2, "mixup": 0.4}
 
 
-def test_every_draw_is_from_the_given_generator() -> None:
-    view = SoundView(HOW, SoundAugmentation(**EVERYTHING), 2)  # type: ignore[arg-type]
+@pytest.mark.parametrize("how", FORMS)
+def test_every_draw_is_from_the_given_generator(how: SoundPreprocessing) -> None:
+    view = SoundView(how, SoundAugmentation(**EVERYTHING), 2)  # type: ignore[arg-type]
     batch = LabelledBatch(sounds(), torch.tensor([0, 1, 0, 1]), torch.arange(4), None)
     state = torch.get_rng_state()
     first, again, other = (view.train(batch, seeded(seed)) for seed in (0, 0, 1))
@@ -52,13 +55,15 @@ def test_every_draw_is_from_the_given_generator() -> None:
     assert torch.equal(first.x, again.x)
     assert torch.equal(first.y, again.y)
     assert not torch.equal(first.x, other.x)
+    assert first.x.shape == (4, *how.shape)
     assert first.y.shape == (4, 2)
     assert torch.allclose(first.y.sum(1), torch.ones(4))
 
 
+@pytest.mark.parametrize("how", FORMS)
 @pytest.mark.parametrize("name", ["shift", "noise", "frequency_masks", "time_masks"])
-def test_each_part_changes_the_view_alone(name: str) -> None:
-    view = SoundView(HOW, SoundAugmentation(**{name: EVERYTHING[name]}), 2)  # type: ignore[arg-type]
+def test_each_part_changes_the_view_alone(name: str, how: SoundPreprocessing) -> None:
+    view = SoundView(how, SoundAugmentation(**{name: EVERYTHING[name]}), 2)  # type: ignore[arg-type]
     assert not torch.equal(view.unmixed(sounds(), seeded()), view.evaluate(sounds()))
 
 

@@ -9,7 +9,6 @@ from sounds import tone, write_wav
 from torch import Generator
 from transformers import Wav2Vec2FeatureExtractor
 
-from graft.batch import LabelledBatch
 from graft.data.domain import Domain
 from graft.data.log_mel import mel
 from graft.data.modalities import read_preprocessing
@@ -52,25 +51,6 @@ def test_the_fixed_view_is_what_the_library_makes_of_the_samples(how: WaveformPr
 
 def test_silence_stays_silent() -> None:
     assert not SoundView(HOW, None, 2).evaluate(torch.zeros(2, RATE // 2, dtype=torch.int16)).any()
-
-
-def test_every_draw_is_from_the_given_generator() -> None:
-    view = SoundView(HOW, SoundAugmentation(**EVERYTHING), 2)  # type: ignore[arg-type]
-    batch = LabelledBatch(sounds(), torch.tensor([0, 1, 0, 1]), torch.arange(4), None)
-    state = torch.get_rng_state()
-    first, again, other = (view.train(batch, seeded(seed)) for seed in (0, 0, 1))
-    assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(first.x, again.x)
-    assert torch.equal(first.y, again.y)
-    assert not torch.equal(first.x, other.x)
-    assert first.x.shape == (4, RATE // 2)
-    assert first.y.shape == (4, 2)
-
-
-@pytest.mark.parametrize("name", ["shift", "noise", "frequency_masks", "time_masks"])
-def test_each_part_changes_the_view_alone(name: str) -> None:
-    view = SoundView(HOW, SoundAugmentation(**{name: EVERYTHING[name]}), 2)  # type: ignore[arg-type]
-    assert not torch.equal(view.unmixed(sounds(), seeded()), view.evaluate(sounds()))
 
 
 def test_stretches_are_silenced() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from root_logging import logging_as_before
+from commands import run, working_in
 from safetensors.torch import load_file
 from sounds import tone, write_sound_encoder, write_wav
 
@@ -46,15 +46,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     layer = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "mask_time_prob": 0.3, "layerdrop": 0.3}
     write_sound_encoder(folder / "speech", rate=RATE, **layer)
     write_sound_encoder(folder / "wavlm", "wavlm", RATE, normalise=False)
-    with logging_as_before(), pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with working_in(folder):
         yield folder
-
-
-def run(*words: str) -> dict[str, Any]:
-    """The record of a run."""
-    assert main(list(words)) == 0
-    return load_record(Path("outputs", "latest").resolve())
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,9 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from root_logging import logging_as_before
+from commands import run, working_in
 from texts import reviews, write_encoder, write_reviews, write_text_folder
 
 from graft.cli.main import main
@@ -31,15 +30,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_reviews(folder / "texts", 60)
     write_text_folder(folder / "files", 3)
     write_encoder(folder / "encoder")
-    with logging_as_before(), pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with working_in(folder):
         yield folder
-
-
-def run(*words: str) -> dict[str, Any]:
-    """The record of a run."""
-    assert main(list(words)) == 0
-    return load_record(Path("outputs", "latest").resolve())
 
 
 @pytest.fixture(scope="module")

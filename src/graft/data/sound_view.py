@@ -31,7 +31,6 @@ class SoundView:
         self.augmentation = augmentation
         self.num_classes = num_classes
         self.form = sound_form(preprocessing)
-        self.device = torch.device("cpu")
 
     def train(self, batch: LabelledBatch, generator: Generator) -> LabelledBatch:
         """Random views of sounds int16 [n, samples]; every draw is from `generator`.
@@ -61,8 +60,7 @@ class SoundView:
 
     def _made(self, x: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
         """Inputs of the default type, computed in float32 whatever precision is used around."""
-        if self.device != x.device:
+        if next(self.form.buffers()).device != x.device:
             self.form.to(x.device)
-            self.device = x.device
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             return make(x).to(torch.get_default_dtype())
