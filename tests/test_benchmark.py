@@ -15,15 +15,17 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts" / "benchmarks"
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports a module of scripts/benchmarks; their plain names are forgotten afterwards."""
+    """Imports a module of scripts/benchmarks, whatever else has its plain name; they are forgotten afterwards."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    before = set(sys.modules)
+    names = {path.stem for path in SCRIPTS.glob("*.py")}
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
     def load(name: str) -> ModuleType:
         return import_module(name)
 
     yield load
-    for name in {path.stem for path in SCRIPTS.glob("*.py")} - before:
+    for name in names:
         sys.modules.pop(name, None)
 
 

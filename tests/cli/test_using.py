@@ -12,9 +12,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from commands import working_in
 from PIL import Image
 from safetensors import safe_open
+from working_folder import working_in
 
 from graft.build.assembly import build_blueprint, make_domain
 from graft.cli.main import main

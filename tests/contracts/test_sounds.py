@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from commands import working_in
 from sounds import tone, write_wav
+from working_folder import working_in
 
 from graft.cli.main import main
 from graft.data.waveforms import Sampling, decode_sound

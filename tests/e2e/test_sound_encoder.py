@@ -12,9 +12,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from commands import run, working_in
 from safetensors.torch import load_file
 from sounds import tone, write_sound_encoder, write_wav
+from working_folder import run, working_in
 
 from graft.cli.main import main
 from graft.data.sound_view import SoundView

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import run, working_in
 from texts import reviews, write_encoder, write_reviews, write_text_folder
+from working_folder import run, working_in
 
 from graft.cli.main import main
 from graft.records.record import load_record
