@@ -22,7 +22,7 @@ def mobilenet() -> Network:
 
 def prepare(quick: bool, folder: Path) -> Repetition:
     """Seconds of a step, from the second epoch on."""
-    domain = photographs(folder, BATCH_SIZE * (3 if quick else 10), BATCH_SIZE)
+    domain = photographs(folder, BATCH_SIZE * (2 if quick else 10), BATCH_SIZE)
     batches = ready_batches(domain)
 
     def repetition() -> dict[str, float]:

@@ -47,7 +47,7 @@ def single_pass(network: Network, batches: Batches) -> None:
 
 def prepare(quick: bool, folder: Path) -> Repetition:
     """The peers' epochs are all alike and their batches too: one epoch over a part is measured, and multiplied."""
-    num, num_measured = (768, 32) if quick else (1024, 128)
+    num, num_measured = (512, 32) if quick else (1024, 128)
     domain = photographs(folder, num)
     batches = ready_batches(domain)
     part = batches[: num_measured // BATCH_SIZE]
@@ -71,6 +71,6 @@ ROW = Row(
     "s",
     prepare,
     (share(GRAFT, PASS, at_most=1.15), speedup(GRAFT, NAIVE, at_least=20.0)),
-    "768 images (1,024 in full); graft's seconds are those of the whole stage: views, hashes, features, ten epochs, "
+    "512 images (1,024 in full); graft's seconds are those of the whole stage: views, hashes, features, ten epochs, "
     "log, checkpoints; the peers get float tensors, and their epochs are measured on 32 images (128) and multiplied",
 )

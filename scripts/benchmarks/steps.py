@@ -143,7 +143,7 @@ def prepare_toy(quick: bool, folder: Path) -> Repetition:
 
 def prepare_cnn(quick: bool, folder: Path) -> Repetition:
     """The network of the default experiment."""
-    return prepare(Cnn, 60 if quick else 200, folder)
+    return prepare(Cnn, 30 if quick else 200, folder)
 
 
 ROWS = (

@@ -8,6 +8,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from graft.data.readers.base import RawDataset, RawSplit, hash_splits
+from graft.data.readers.protocol import by_protocol
 from graft.data.versions import file_version
 from graft.errors import UserError, did_you_mean, nearest_path
 
@@ -36,10 +37,13 @@ class Arrays:
 
     Args:
         path: the file.
+        margin, pool_splits: as `by_protocol` has them.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, margin: int = 0, pool_splits: bool = False) -> None:
         self.path = Path(path).expanduser()
+        self.margin = margin
+        self.pool_splits = pool_splits
 
     def version(self) -> Hashable:
         """Changes with the file."""
@@ -49,7 +53,7 @@ class Arrays:
         """Read and check the file.
 
         Raises:
-            UserError: no such file, a damaged one, or arrays that do not fit together.
+            UserError: no such file, a damaged one, or arrays that do not fit together; no such margin.
         """
         arrays = self._load()
         unknown = [key for key in arrays if key not in KEYS]
@@ -59,8 +63,8 @@ class Arrays:
             raise UserError(f"path={self.path}: {problem}")
         splits = {split: self._split(arrays, split) for split in SPLITS if f"x_{split}" in arrays}
         class_names = self._class_names(arrays, splits["train"])
-        train, test, val = (splits.get(split) for split in SPLITS)
-        assert train is not None
+        splits = by_protocol(splits, self.margin, self.pool_splits)
+        train, test, val = splits["train"], splits.get("test"), splits.get("val")
         return RawDataset(train, test, val, class_names, hash_splits((train, test, val), class_names))
 
     def _load(self) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 from torchvision import datasets
 
 from graft.data.readers.base import RawDataset, RawSplit, hash_splits
+from graft.data.readers.protocol import by_protocol
 from graft.data.versions import tree_version
 from graft.errors import UserError, did_you_mean
 
@@ -30,11 +31,14 @@ class TorchvisionSet:
         name: a key of `LAYOUTS`.
         path: folder that holds torchvision's folders and files.
         download: fetch what is not there.
+        margin, pool_splits: as `by_protocol` has them.
     """
 
     name: str
     path: str | Path
     download: bool = False
+    margin: int = 0
+    pool_splits: bool = False
 
     def version(self) -> Hashable:
         """Changes with the files below the folder."""
@@ -44,7 +48,7 @@ class TorchvisionSet:
         """Read every split.
 
         Raises:
-            UserError: no such set; its files are not there, or damaged; the download failed.
+            UserError: no such set; its files are not there, or damaged; the download failed; no such margin.
         """
         if self.name not in LAYOUTS:
             raise UserError(f"no torchvision data set {self.name!r}; {did_you_mean(self.name, LAYOUTS)}")
@@ -55,6 +59,7 @@ class TorchvisionSet:
             dataset = self._open(layout, options)
             splits[split] = layout.read(dataset)
             class_names = class_names or tuple(str(name) for name in layout.class_names(dataset))
+        splits = by_protocol(splits, self.margin, self.pool_splits)
         train, test, val = splits["train"], splits.get("test"), splits.get("val")
         fingerprint = hash_splits((train, test, val), class_names)
         return RawDataset(train, test, val, class_names, fingerprint, Path(self.path).expanduser())
