@@ -53,7 +53,7 @@ class Row:
     prepare: Callable[[bool, Path], Repetition]  # (quick, an empty folder) -> one repetition of all sides
     goals: tuple[Goal, ...] = ()
     note: str = ""
-    quick_repeats: int = QUICK_REPEATS  # 1 where one is the mean of many jobs, 3 where noise is large
+    quick_repeats: int = QUICK_REPEATS  # 1 where one is the mean of many jobs, more where noise is large
 
 
 @dataclass(frozen=True)

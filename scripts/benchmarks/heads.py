@@ -91,13 +91,21 @@ def prepare_path(quick: bool, folder: Path) -> Repetition:
 
 
 ROWS = (
-    Row("heads", "ten epochs of 64 heads on 84 features", "s", prepare_cnn, (share(ALL, SINGLE, at_most=3.0),)),
+    Row(
+        "heads",
+        "ten epochs of 64 heads on 84 features",
+        "s",
+        prepare_cnn,
+        (share(ALL, SINGLE, at_most=3.0),),
+        quick_repeats=5,
+    ),
     Row(
         "wide_heads",
         "ten epochs of 64 heads on 512 features",
         "s",
         prepare_wide,
         (share(ALL, SINGLE, at_most=3.0),),
+        quick_repeats=5,
     ),
     Row(
         "path",

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     result = argparse.ArgumentParser(prog="benchmark", description=__doc__)
-    result.add_argument("--quick", action="store_true", help="smaller data, at most 3 repetitions: less than 5 minutes")
+    result.add_argument("--quick", action="store_true", help="smaller data, at most 5 repetitions: less than 5 minutes")
     result.add_argument("--only", type=names, default=(), metavar="ROW,...", help="these rows alone")
     result.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown too")
     result.add_argument("--list", action="store_true", help="name the rows and measure nothing")
