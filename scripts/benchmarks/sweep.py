@@ -105,7 +105,7 @@ def evaluate_as_a_run(domain: Domain) -> None:
 def prepare_parallel(quick: bool, folder: Path) -> Repetition:
     """Fits of the `cnn` on glyphs, each long enough for its threads to matter; imports are left out."""
     num_jobs, num_epochs = (2, 1) if quick else (4, 4)
-    fit = (*REAL, "trainer=cpu", f"trainer.max_epochs={num_epochs}", f"target.num_samples={2000 if quick else 8000}")
+    fit = (*REAL, "trainer=cpu", f"trainer.max_epochs={num_epochs}", f"target.num_samples={4000 if quick else 8000}")
 
     def seconds_a_job(*commands: Sequence[str], at_once: int) -> float:
         """Run the commands at the same time; each job's own time over the number of jobs that run at once."""
