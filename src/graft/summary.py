@@ -234,11 +234,14 @@ def describe_cost(start: Start, outcome: Outcome, baselines: Mapping[str, Outcom
 
 
 def fingerprints(experiment: Experiment, start: Start, device: str) -> dict[str, Any]:
-    """What two records must share before their figures may be averaged."""
+    """What two records must share before their figures may be averaged; splits of another seed may differ."""
     assert experiment.target.preprocessing is not None
+    source = experiment.source if start.origin == "source" else None
     return {
         "target_data": experiment.target.fingerprint,
-        "source_data": experiment.source.fingerprint if start.origin == "source" and experiment.source else None,
+        "source_data": source.fingerprint if source else None,
+        "target_data_of_any_split": experiment.target.fingerprint_of_any_split,
+        "source_data_of_any_split": source.fingerprint_of_any_split if source else None,
         "preprocessing": content_hash(experiment.target.preprocessing.as_dict()),
         "weights": start.key,
         "code": code_fingerprint(),

@@ -128,6 +128,8 @@ def test_nothing_is_read_again_for_the_same_preprocessing() -> None:
 )
 def test_what_changes_the_samples_changes_the_fingerprint(changes: dict[str, Any]) -> None:
     assert loaded(**changes).fingerprint != loaded().fingerprint
+    same_but_for_the_split = "split_seed" in changes
+    assert (loaded(**changes).fingerprint_of_any_split == loaded().fingerprint_of_any_split) is same_but_for_the_split
 
 
 @pytest.mark.parametrize(

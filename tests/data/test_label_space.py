@@ -75,11 +75,13 @@ def names_by_position(found: Domain, names: tuple[str, ...], *splits: str) -> di
 
 def test_a_partial_targets_labels_become_the_sources_numbers(tmp_path: Path) -> None:
     found, splits = domain(tmp_path, "ca"), ("train", "val", "test", "pool")
-    before, fingerprint = names_by_position(found, found.class_names, *splits), found.fingerprint
+    before = names_by_position(found, found.class_names, *splits)
+    fingerprint, any_split = found.fingerprint, found.fingerprint_of_any_split
     align(found, LabelSpace("partial", ("b",), ()), ("a", "b", "c"))
     assert names_by_position(found, ("a", "b", "c"), *splits) == before
     assert (found.class_names, found.num_classes, found.view.num_classes) == (("a", "b", "c"), 3, 3)
     assert found.fingerprint != fingerprint
+    assert found.fingerprint_of_any_split != any_split
 
 
 def test_the_same_classes_leave_the_fingerprint(tmp_path: Path) -> None:

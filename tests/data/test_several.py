@@ -82,6 +82,17 @@ def test_the_fingerprint_covers_every_part(tmp_path: Path) -> None:
     assert domain.fingerprint == several(tmp_path / "again").fingerprint
 
 
+def test_the_seed_of_the_splits_of_a_part_may_be_left_out_of_the_fingerprint(tmp_path: Path) -> None:
+    domains = []
+    for seed in (0, 1):
+        small = part(tmp_path, "small", 9, split_seed=seed)
+        domains.append(SeveralDomains("both", {"large": part(tmp_path, "large", 20), "small": small}, batch_size=12))
+        domains[-1].load(Cnn().preprocessing)
+    first, second = domains
+    assert first.fingerprint != second.fingerprint
+    assert first.fingerprint_of_any_split == second.fingerprint_of_any_split
+
+
 def test_parts_of_other_classes_are_refused_by_name(tmp_path: Path) -> None:
     parts = {"three": part(tmp_path, "three", 20), "four": part(tmp_path, "four", 20, num_classes=4)}
     with pytest.raises(UserError, match=r"three has 3, four has 4; three lacks 3$"):

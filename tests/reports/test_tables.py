@@ -48,6 +48,16 @@ def test_runs_with_different_fingerprints_are_never_averaged(name: str) -> None:
     assert single["differs"] == {name: "f" * 64}
 
 
+def test_splits_of_other_seeds_are_averaged() -> None:
+    records = [done(value, seed=seed, target_split_seed=seed) for seed, value in enumerate((0.8, 0.9))]
+    for seed, record in enumerate(records):
+        record["fingerprints"] |= {"target_data": str(seed) * 64, "target_data_of_any_split": "5" * 64}
+    [row] = group_rows(records)
+    assert row["n"] == 2
+    records[1]["fingerprints"]["target_data_of_any_split"] = "6" * 64
+    assert [row["n"] for row in group_rows(records)] == [1, 1]
+
+
 def test_weights_of_a_source_stage_differ_from_seed_to_seed() -> None:
     records = [done(0.8, seed=0), done(0.9, seed=1)]
     assert records[0]["fingerprints"]["weights"] != records[1]["fingerprints"]["weights"]

@@ -18,7 +18,8 @@ def align(target: Domain, space: LabelSpace, class_names: tuple[str, ...]) -> No
     There are none in `val`, and none among the images whose labels are trained on; those are in `pool` then.
     """
     if target.class_names != class_names:
-        target.fingerprint = content_hash({"data": target.fingerprint, "classes": class_names})
+        for name in ("fingerprint", "fingerprint_of_any_split"):
+            setattr(target, name, content_hash({"data": getattr(target, name), "classes": class_names}))
     numbers = torch.tensor(
         [class_names.index(name) if name in class_names else len(class_names) for name in target.class_names]
     )

@@ -2,7 +2,7 @@
 
 import logging
 from copy import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -132,8 +132,9 @@ class Domain(LightningDataModule):
         """Read, split and store the samples as the backbone wants them; nothing is read again for the same wish.
 
         Sets `class_names`, `num_classes`, `sizes` (samples in `train`, `val`, `test`), `pool` (the training samples
-        that the label budget leaves out; all of them where there is none) and `fingerprint`, a hash of data, splits,
-        budget and preprocessing that neither augmentation nor batches change.
+        that the label budget leaves out; all of them where there is none), `fingerprint`, a hash of data, splits,
+        budget and preprocessing that neither augmentation nor batches change, and `fingerprint_of_any_split`, the same
+        whatever the seed of the splits.
 
         Raises:
             UserError: what the user pointed at cannot be used, or is nothing that the backbone takes; all broken
@@ -150,14 +151,9 @@ class Domain(LightningDataModule):
         self.class_names = data.class_names
         self.num_classes = len(data.class_names)
         self.sizes = {split: len(dataset) for split, dataset in self.datasets.items()}
-        self.fingerprint = content_hash(
-            {
-                "data": data.fingerprint,
-                "skipped": skipped,
-                "rules": asdict(self.rules),
-                "preprocessing": preprocessing.as_dict(),
-            }
-        )
+        what = {"data": data.fingerprint, "skipped": skipped, "preprocessing": preprocessing.as_dict()}
+        self.fingerprint = content_hash(what | {"rules": asdict(self.rules)})
+        self.fingerprint_of_any_split = content_hash(what | {"rules": asdict(replace(self.rules, seed=0))})
         self.preprocessing = preprocessing
         self.begin(seed=0, first_epoch=0)
 

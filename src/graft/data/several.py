@@ -85,6 +85,7 @@ class SeveralDomains(Domain):
         self.pool = joined([part.pool for part in parts])
         self.sizes = {split: len(dataset) for split, dataset in self.datasets.items()}
         self.fingerprint = content_hash({"parts": [part.fingerprint for part in parts]})
+        self.fingerprint_of_any_split = content_hash({"parts": [part.fingerprint_of_any_split for part in parts]})
         self.preprocessing = wanted
         self.begin(seed=0, first_epoch=0)
 

@@ -14,8 +14,9 @@ from graft.reports.statistics import spread
 ACCURACY = "target/test/accuracy"
 LOSS = "target/test/loss"
 
-# Averages are taken over records that agree in these. `weights` joins them where the weights were given, not trained:
-# those of a source stage differ from seed to seed, as they should.
+# Averages are taken over records that agree in these, of the data whatever the seed of their splits, where the record
+# says that. `weights` joins them where the weights were given, not trained: those of a source stage differ from seed to
+# seed, as they should.
 FINGERPRINTS = ("target_data", "source_data", "preprocessing", "code", "packages", "device")
 
 
@@ -147,7 +148,7 @@ def baseline_of(record: Record) -> Mapping[str, Any]:
 def fingerprints(record: Record) -> dict[str, Any]:
     """What must agree between records that are averaged."""
     given = record["fingerprints"]
-    compared = {name: given.get(name) for name in FINGERPRINTS}
+    compared = {name: given.get(f"{name}_of_any_split", given.get(name)) for name in FINGERPRINTS}
     return compared if record["weights"] == "source" else compared | {"weights": given.get("weights")}
 
 

@@ -1,5 +1,7 @@
 """What a published protocol does to a data set as it is read: a margin around its images, its splits taken together."""
 
+from pathlib import Path
+
 import numpy as np
 
 from graft.data.readers.base import RawSplit
@@ -36,4 +38,4 @@ def _pooled(splits: list[RawSplit]) -> RawSplit:
     labels = np.concatenate([split.labels for split in splits])
     if all(isinstance(split.samples, np.ndarray) for split in splits):
         return RawSplit(np.concatenate([split.samples for split in splits]), labels)
-    return RawSplit([sample for split in splits for sample in split.samples], labels)
+    return RawSplit([Path(sample) for split in splits for sample in split.samples], labels)
