@@ -7,8 +7,8 @@ from zipfile import ZipFile
 
 import numpy as np
 
+from graft.data.protocol import by_protocol
 from graft.data.readers.base import RawDataset, RawSplit, hash_splits
-from graft.data.readers.protocol import by_protocol
 from graft.data.versions import file_version
 from graft.errors import UserError, did_you_mean, nearest_path
 

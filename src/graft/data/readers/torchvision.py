@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from torchvision import datasets
 
+from graft.data.protocol import by_protocol
 from graft.data.readers.base import RawDataset, RawSplit, hash_splits
-from graft.data.readers.protocol import by_protocol
 from graft.data.versions import tree_version
 from graft.errors import UserError, did_you_mean
 

@@ -8,9 +8,9 @@ from torchvision_files import WRITERS
 
 from graft.data.domain import Domain
 from graft.data.preprocessing import Preprocessing
+from graft.data.protocol import by_protocol
 from graft.data.readers.arrays import Arrays
 from graft.data.readers.base import RawSplit
-from graft.data.readers.protocol import by_protocol
 from graft.data.readers.torchvision import TorchvisionSet
 from graft.errors import UserError
 
