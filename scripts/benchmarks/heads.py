@@ -1,5 +1,6 @@
 """Many heads on cached features: a grid of learning rates, weight decays and seeds, and a path of regularisation."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -90,23 +91,15 @@ def prepare_path(quick: bool, folder: Path) -> Repetition:
     )
 
 
+def many_heads(name: str, num_features: int, prepare: Callable[[bool, Path], Repetition]) -> Row:
+    """The row of a grid of heads on so many features."""
+    what = f"ten epochs of 64 heads on {num_features} features"
+    return Row(name, what, "s", prepare, (share(ALL, SINGLE, at_most=3.0),), quick_repeats=5)
+
+
 ROWS = (
-    Row(
-        "heads",
-        "ten epochs of 64 heads on 84 features",
-        "s",
-        prepare_cnn,
-        (share(ALL, SINGLE, at_most=3.0),),
-        quick_repeats=5,
-    ),
-    Row(
-        "wide_heads",
-        "ten epochs of 64 heads on 512 features",
-        "s",
-        prepare_wide,
-        (share(ALL, SINGLE, at_most=3.0),),
-        quick_repeats=5,
-    ),
+    many_heads("heads", 84, prepare_cnn),
+    many_heads("wide_heads", 512, prepare_wide),
     Row(
         "path",
         "six logistic heads on 512 features, solved from strong to weak weight decay",
