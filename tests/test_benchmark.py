@@ -116,7 +116,7 @@ def test_every_method_of_adaptation_takes_its_steps(
     scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adaptation = scripts("adaptation")
-    for name, value in {"BATCH_SIZE": 8, "NUM_BANK": 64, "QUICK_STEPS": 1}.items():
+    for name, value in {"BATCH_SIZE": 8, "NUM_BANK": 64, "NUM_STEPS": 1}.items():
         monkeypatch.setattr(adaptation, name, value)
     figures = adaptation.prepare(True, tmp_path)()
     assert figures.keys() == {adaptation.SOURCE_ONLY, *(f"graft, {name}" for name in adaptation.methods())}

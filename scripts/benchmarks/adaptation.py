@@ -31,7 +31,7 @@ from graft.strategies.engine import apply_phase, set_train_modes, train_modes
 from graft.strategies.schedules import Constant
 
 BATCH_SIZE = 64  # of the source, and of the target
-NUM_STEPS, QUICK_STEPS = 20, 3  # of which the fastest counts, after one that warms up
+NUM_STEPS = 20  # of which the fastest counts, after one that warms up
 NUM_BANK = 60_000  # images of the target, all seen before
 SOURCE_ONLY = "source alone"
 MORE_PASSES = {  # beside the one of both batches through the network
@@ -72,8 +72,10 @@ def with_full_banks(regularisation: Regularisation) -> Regularisation:
     """The same, as if every image of the target had been in a batch."""
     generator = torch.Generator().manual_seed(0)
     for bank in (module for module in regularisation.modules() if isinstance(module, Bank)):
-        features, p = (torch.randn(values.shape, generator=generator) for values in (bank.features, bank.p))
-        bank.put(torch.arange(len(bank.seen)), features, p.softmax(dim=1))
+        num_samples, num_classes = bank.p.shape
+        features = torch.randn(num_samples, bank.features.shape[1], generator=generator)
+        p = torch.randn(num_samples, num_classes, generator=generator).softmax(dim=1)
+        bank.put(torch.arange(num_samples), features, p)
     return regularisation
 
 
@@ -113,7 +115,7 @@ def stepper(adaptation: dict[str, Adaptation], domain: Domain, num_bank: int) ->
 
 def prepare(quick: bool, folder: Path) -> Repetition:
     """All methods take their steps on the same pairs of batches; source-free ones on the target's of these."""
-    num_steps = 1 + (QUICK_STEPS if quick else NUM_STEPS)
+    num_steps = 1 + NUM_STEPS
     domain = random_domain(folder, num_steps * BATCH_SIZE, 32, Cnn().preprocessing, BATCH_SIZE)
     paired = PairedData(domain, domain, source_free=False)
     paired.begin(seed=0, first_epoch=0)

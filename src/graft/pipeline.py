@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 from graft.adaptation.open_set import open_set_scores
 from graft.after.base import Finished
 from graft.batch_size import Case, is_from_store, settle_batch_sizes
-from graft.callbacks.board import confusion_of, log_baselines, log_curves, log_result
+from graft.callbacks.board import confusion_picture, log_baselines, log_curves, log_result
 from graft.callbacks.choices import Choice
 from graft.callbacks.domains import DomainLogger, DomainWatch, project_test, save_picture
 from graft.callbacks.loggers import StageLoggers
@@ -111,7 +112,8 @@ def run_logged(experiment: Experiment, folder: Path, report: Report | None) -> d
     if watch is not None:
         watch.end(network, len(outcome.history))
     source_after = source_after_transfer(experiment, start, network)
-    transferred = what_was_transferred(experiment, start, network, source_after)
+    with meanwhile(partial(draw_errors, folder, experiment.target, selected(outcome, experiment))) as drawn:
+        transferred = what_was_transferred(experiment, start, network, source_after)
     after = after_transfer(tuned, start, network, folder)
     baselines = {name: baseline(experiment, name, store, folder) for name in experiment.baselines}
     if experiment.adapts:
@@ -126,10 +128,7 @@ def run_logged(experiment: Experiment, folder: Path, report: Report | None) -> d
     record["adapter"] = describe_adapter(network, outcome.trainable_parameters)
     record["cost"]["search_seconds"] += sum(found["seconds"] for found in record["batch_sizes"].values())
     record["cost"] |= {"total_seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(device)}
-    confusion = confusion_of(record)
-    save_picture(folder, "confusion", confusion)
-    save_mistaken(folder, experiment.target, selected(outcome, experiment))
-    show_in_loggers(tuned, network, record, confusion, watch)
+    show_in_loggers(tuned, network, record, drawn.result(), watch)
     record["domains"] = without_nan(watch.report()) if watch is not None else {}
     record = end_record(record, "done")
     write_record(folder, record)
@@ -682,6 +681,21 @@ def open_stage(
 def feature_cache(experiment: Experiment) -> FeatureCache | None:
     """Where outputs of frozen parts are kept; None where the user wants none kept."""
     return FeatureCache(Store(experiment.store), experiment.features_limit) if experiment.features_limit else None
+
+
+@contextmanager
+def meanwhile(work: Callable[[], np.ndarray]) -> Iterator[Future[np.ndarray]]:
+    """What `work` returns, done in a thread by the end of the block, which leaves it a core."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        yield thread.submit(work)
+
+
+def draw_errors(folder: Path, target: Domain, scores: dict[str, Any]) -> np.ndarray:
+    """Pictures of what the network gets wrong on the test split; returns that of the confusion matrix."""
+    confusion = confusion_picture(scores["confusion"], target.class_names)
+    save_picture(folder, "confusion", confusion)
+    save_mistaken(folder, target, scores)
+    return confusion
 
 
 def save_mistaken(folder: Path, target: Domain, scores: dict[str, Any]) -> None:

@@ -37,6 +37,6 @@ class ADDA(Adversarial):
         """`domain_loss` of the discriminator plus the weighted `fooling_loss` of the features."""
         assert step.start is not None
         target = step.required_target().outputs.features
-        both = discriminator(step.start.features), discriminator(target.detach())
+        both = discriminator.of_both(step.start.features, target.detach())
         loss = domain_loss(*both) + self.ramp(step.progress) * fooling_loss(discriminator, target)
         return loss, {"domain_accuracy": domain_accuracy(*both)}

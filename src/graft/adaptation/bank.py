@@ -22,15 +22,16 @@ class Neighbours(NamedTuple):
 
 
 class Bank(nn.Module):
-    """Normalised features [N, d] and probabilities [N, k] by position, empty at first.
+    """Normalised features and probabilities [N, k] by position, empty at first.
 
-    They are buffers, and so in the checkpoints. They are those of the training views and steps in which each image was
-    last seen, not of a pass over all images at once. With several processes, what the first has seen counts for all.
+    They are buffers, and so in the checkpoints; features are [M, d], M the multiple of 128 that has room for N. They
+    are those of the training views and steps in which each image was last seen, not of a pass over all images at once.
+    With several processes, what the first has seen counts for all.
     """
 
     def __init__(self, num_samples: int, num_features: int, num_classes: int) -> None:
         super().__init__()
-        self.register_buffer("features", torch.zeros(num_samples, num_features))
+        self.register_buffer("features", torch.zeros(-(-num_samples // CHUNK) * CHUNK, num_features))  # whole chunks
         self.register_buffer("p", torch.zeros(num_samples, num_classes))
         self.register_buffer("seen", torch.zeros(num_samples, dtype=torch.bool))
         self.features: Tensor
@@ -52,14 +53,25 @@ class Bank(nn.Module):
         """
         directions = normalize(full_precision(features), dim=1).to(self.features.dtype)
         num_samples = len(self.seen)
-        similarity = directions.new_empty(len(features), -(-num_samples // CHUNK) * CHUNK)
+        similarity = products(directions, self.features)
         similarity[:, num_samples:] = -torch.inf
-        torch.mm(directions, self.features.T, out=similarity[:, :num_samples])
         if self.seen.device.type != "cpu" or not self.seen.all():  # elsewhere, to ask would wait for the device
             similarity[:, :num_samples].masked_fill_(~self.seen, -torch.inf)
         similarity.scatter_(1, positions[:, None], -torch.inf)
         values, found = largest(similarity, min(num, num_samples))
         return Neighbours(found.clamp_(max=num_samples - 1), values > -torch.inf)
+
+
+def products(directions: Tensor, features: Tensor) -> Tensor:
+    """Products of directions [n, d] and features [m, d]: [n, m], in their own dtype within autocast too.
+
+    Those of a CPU's float32 are oneDNN's where torch has it: MKL, which `torch.mm` calls, takes twice as long on CPUs
+    of AMD.
+    """
+    if features.device.type == "cpu" and features.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(directions, features, None, "none", [], "")
+        return found
+    return torch.mm(directions, features.T, out=directions.new_empty(len(directions), len(features)))
 
 
 def largest(values: Tensor, num: int) -> tuple[Tensor, Tensor]:

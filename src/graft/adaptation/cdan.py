@@ -83,7 +83,7 @@ class _CDANTerm(Term):
     def forward(self, step: Step) -> Tensor:
         coefficient = self.settings.ramp(step.progress)
         both = step.outputs, step.required_target().outputs
-        source, target = (self._domain_logits(outputs, coefficient) for outputs in both)
+        source, target = self.discriminator.of_both(*(self._inputs(outputs, coefficient) for outputs in both))
         self.figures = {"domain_accuracy": domain_accuracy(source, target)}
         if not self.settings.entropy:
             return domain_loss(source, target)
@@ -91,8 +91,8 @@ class _CDANTerm(Term):
             source, target, (entropy_weights(both[0].logits, coefficient), entropy_weights(both[1].logits, coefficient))
         )
 
-    def _domain_logits(self, outputs: Outputs, coefficient: float) -> Tensor:
+    def _inputs(self, outputs: Outputs, coefficient: float) -> Tensor:
         probabilities = softmax(full_precision(outputs.logits.detach()), dim=1)
         features = full_precision(reverse(outputs.features, coefficient))
-        logits: Tensor = self.discriminator(self.product(features, probabilities))
-        return logits
+        inputs: Tensor = self.product(features, probabilities)
+        return inputs

@@ -21,5 +21,5 @@ class DANN(Adversarial):
         """`domain_loss` of the discriminator, whose gradient the features get reversed."""
         coefficient = self.ramp(step.progress)
         both = step.outputs.features, step.required_target().outputs.features
-        source, target = (discriminator(reverse(features, coefficient)) for features in both)
+        source, target = discriminator.of_both(*(reverse(features, coefficient) for features in both))
         return domain_loss(source, target), {"domain_accuracy": domain_accuracy(source, target)}

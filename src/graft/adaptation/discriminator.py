@@ -34,6 +34,11 @@ class Discriminator(nn.Module):
         hidden = self.hidden1(x.to(self.output.weight.dtype)).relu()
         return full_precision(self.output(self.hidden2(hidden).relu())[:, 0])
 
+    def of_both(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs [n_s] and [n_t] of inputs [n_s, d] and [n_t, d], in one pass."""
+        outputs: Tensor = self(torch.cat([source, target]))
+        return outputs[: len(source)], outputs[len(source) :]
+
 
 def domain_loss(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Cross-entropy of logits [n_s] and [n_t] on source = 1 and target = 0, a scalar; about ln 2 for logits near 0.

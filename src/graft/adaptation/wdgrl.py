@@ -57,7 +57,7 @@ class WDGRL(Adversarial):
         both = step.outputs.features, step.required_target().outputs.features
         source, target = (full_precision(features) for features in both)
         coefficient = self.ramp(step.progress)
-        on_source, on_target = (discriminator(reverse(features, coefficient)) for features in (source, target))
+        on_source, on_target = discriminator.of_both(reverse(source, coefficient), reverse(target, coefficient))
         distance = on_source.mean() - on_target.mean()
         loss = self.penalty * gradient_penalty(discriminator, penalised_points(source, target)) - distance
         return loss, {"wasserstein_distance": distance.detach()}

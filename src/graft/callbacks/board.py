@@ -152,7 +152,7 @@ def log_result(
 ) -> None:
     """Log the run's settings with its real final metrics (TensorBoard's HPARAMS), and the pictures of its record.
 
-    `confusion` is that of `confusion_of`.
+    `confusion` is the picture of its confusion matrix.
     """
     if isinstance(logger, TensorBoardLogger):
         logger.log_hyperparams(hyperparameters, metrics)
@@ -175,12 +175,6 @@ def result_pictures(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
     bins = {name: network["reliability"] for name, network in networks.items() if network["reliability"]}
     pictures = {"target/test/reliability": reliability_picture(bins)}
     return pictures | ({"transferred/layer groups": groups_picture(groups)} if groups else {})
-
-
-def confusion_of(record: Mapping[str, Any]) -> np.ndarray:
-    """The picture of the confusion matrix on the target's test split."""
-    classes = record["classes"]
-    return confusion_picture(classes["confusion"], tuple(classes["names"]))
 
 
 def groups_of(record: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -208,6 +208,7 @@ def run_sweep_job(config: dict[str, Any], folder: Path, overrides: Sequence[str]
         if is_done(folder, config):
             return
         log.info("%s", " ".join(overrides))
+        set_imports_aside()
         try:
             with stopped_by_sweep(folder.parent):
                 run_with_retries(config, folder, overrides, report)
@@ -312,15 +313,21 @@ def composed_config(composed: DictConfig) -> dict[str, Any]:
 def tidy() -> None:
     """Free the networks of jobs that are over, which hang in reference cycles; a long sweep must not pile them up.
 
-    Short jobs are tidied up after together. What a process' first job imported stays, and is set aside, so that later
-    collections need not look through it.
+    Short jobs are tidied up after together.
     """
-    if time.monotonic() < _tidied.get("at", -TIDY_EVERY) + TIDY_EVERY:
+    if time.monotonic() < _tidied["at"] + TIDY_EVERY:
         return
     gc.collect()
-    if not _tidied:
-        gc.freeze()
     _tidied["at"] = time.monotonic()
+
+
+def set_imports_aside() -> None:
+    """Before the first job of a process and sweep: collections need not look through all that has been imported."""
+    if not _tidied:
+        import graft.pipeline  # noqa: F401
+
+        gc.freeze()
+        _tidied["at"] = time.monotonic()
 
 
 def untidied() -> None:
