@@ -1,6 +1,7 @@
 """Measures what graft costs beside its peers and prints one table; `scripts/benchmark` runs it."""
 
 import argparse
+import gc
 import logging
 import sys
 import tempfile
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{row.name:<12} {row.what}")
         return 0
     quieten()
+    gc.freeze()  # as in a run of graft: no side is held up by collections that look through what was imported
     setting = describe_setting(QUICK_REPEATS if options.quick else REPEATS)
     measured = [measure_row(row, options.quick) for row in ROWS if not options.only or row.name in options.only]
     console = make_console()

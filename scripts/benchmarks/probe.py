@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from graft.models.network import Network
 
 NUM_EPOCHS = 10
+NUM_IMAGES = 1024
 NAIVE, EVAL, PASS, GRAFT = "requires_grad=False", "no_grad and eval", "one pass, bf16 and channels_last", "graft"
 FASTEST = ("bf16-mixed", "channels_last")  # what precision=auto and memory_format=auto choose where they pay
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -47,11 +48,11 @@ def single_pass(network: Network, batches: Batches) -> None:
 
 def prepare(quick: bool, folder: Path) -> Repetition:
     """The peers' epochs are all alike and their batches too: one epoch over a part is measured, and multiplied."""
-    num, num_measured = (512, 32) if quick else (1024, 128)
-    domain = photographs(folder, num)
+    num_measured = 32 if quick else 128
+    domain = photographs(folder, NUM_IMAGES)
     batches = ready_batches(domain)
     part = batches[: num_measured // BATCH_SIZE]
-    times = NUM_EPOCHS * num // num_measured
+    times = NUM_EPOCHS * NUM_IMAGES // num_measured
 
     def repetition() -> dict[str, float]:
         networks = [resnet18() for _ in range(4)]
@@ -71,6 +72,8 @@ ROW = Row(
     "s",
     prepare,
     (share(GRAFT, PASS, at_most=1.15), speedup(GRAFT, NAIVE, at_least=20.0)),
-    "512 images (1,024 in full); graft's seconds are those of the whole stage: views, hashes, features, ten epochs, "
-    "log, checkpoints; the peers get float tensors, and their epochs are measured on 32 images (128) and multiplied",
+    f"{NUM_IMAGES:,} images; graft's seconds are those of the whole stage: views, hashes, features, ten epochs, log, "
+    "checkpoints; the peers get float tensors, and their epochs are measured on 128 images (32 in quick runs) and "
+    "multiplied",
+    quick_repeats=3,
 )

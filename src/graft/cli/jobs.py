@@ -1,11 +1,9 @@
 """One run in its folder: built, run, and written down also when it fails."""
 
-import gc
 import logging
 import shutil
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +19,7 @@ from omegaconf import DictConfig
 
 from graft.cli.compose import job_config, refuse
 from graft.cli.folders import LOCK, SWEEP, locked
+from graft.cli.garbage import imports_aside, set_imports_aside, tidy
 from graft.cli.search.trials import read_report
 from graft.cli.states import UNWRITABLE, ask_to_stop, asked_to_stop, interrupted, launched_elsewhere, preempted
 from graft.cli.sweep_file import load_sweep, own_by_folder
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOTE = "progress"  # the file in which a job of a sweep notes how far it is
-TIDY_EVERY = 1.0  # seconds
 MOST_IN_NAME = 100  # characters of a folder's name
 
 
@@ -61,7 +59,8 @@ def run_in(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     begun_anew(folder)
     try:
-        return run_experiment(replace(build_experiment(config), place=place_of(folder)), folder)
+        with imports_aside():
+            return run_experiment(replace(build_experiment(config), place=place_of(folder)), folder)
     except Exception as error:
         begun, not_written = (folder / RECORD).exists(), storage_error(error)
         if begun and not_written is not None:
@@ -308,35 +307,6 @@ def composed_config(composed: DictConfig) -> dict[str, Any]:
     """The plain configuration of what Hydra composed for the job that it runs."""
     loader = GlobalHydra.instance().config_loader()
     return job_config(loader, list(HydraConfig.get().overrides.task), lambda: composed)
-
-
-def tidy() -> None:
-    """Free the networks of jobs that are over, which hang in reference cycles; a long sweep must not pile them up.
-
-    Short jobs are tidied up after together.
-    """
-    if time.monotonic() < _tidied["at"] + TIDY_EVERY:
-        return
-    gc.collect()
-    _tidied["at"] = time.monotonic()
-
-
-def set_imports_aside() -> None:
-    """Before the first job of a process and sweep: collections need not look through all that has been imported."""
-    if not _tidied:
-        import graft.pipeline  # noqa: F401
-
-        gc.freeze()
-        _tidied["at"] = time.monotonic()
-
-
-def untidied() -> None:
-    """A sweep is over: collections look through everything again."""
-    gc.unfreeze()
-    _tidied.clear()
-
-
-_tidied: dict[str, float] = {}  # when it was done last, in this process and sweep
 
 
 def place_of(folder: Path, overrides: Sequence[str] | None = None) -> Place:

@@ -11,6 +11,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from graft.cli import commands
+from graft.cli.garbage import put_off_collections
 from graft.errors import UserError, of_file, storage_error
 from graft.preemption import EXIT_CODE, PreemptedError, listening
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    put_off_collections()
     logging.raiseExceptions = debug  # a reader that has seen enough of our output is no news
     # Before torch is loaded: threads that wait for each other shall sleep, not spin. Where other processes want the
     # cores too, spinning makes small networks ten times as slow.

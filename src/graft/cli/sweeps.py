@@ -19,8 +19,9 @@ from rich.text import Text
 
 from graft.cli.compose import Sweep, in_common
 from graft.cli.folders import is_interrupted_sweep, point_latest
+from graft.cli.garbage import untidied
 from graft.cli.in_turn import goes_in_turn, run_in_turn
-from graft.cli.jobs import resumable, sweep_job, untidied
+from graft.cli.jobs import resumable, sweep_job
 from graft.cli.launchers import jobs_at_once
 from graft.cli.loader import parsed
 from graft.cli.overrides import requote
