@@ -25,7 +25,7 @@ def imports_aside() -> Iterator[None]:
 
 
 def set_imports_aside() -> None:
-    """Before the first job of a process and sweep: no collection looks through what has been imported."""
+    """Before a run, or the first job of a process and sweep: no collection looks through what has been imported."""
     if not _tidied:
         import graft.pipeline  # noqa: F401
 
@@ -46,10 +46,10 @@ def tidy() -> None:
 
 
 def untidied() -> None:
-    """A sweep is over: collections look through everything again."""
+    """A run or sweep is over: collections look through everything again."""
     gc.unfreeze()
     _tidied.clear()
 
 
 USUAL = gc.get_threshold()
-_tidied: dict[str, float] = {}  # when it was done last, in this process and sweep
+_tidied: dict[str, float] = {}  # when it was done last, in this process and sweep; empty between them
