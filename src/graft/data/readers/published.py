@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.utils import download_url
 
-from graft.data.class_folders import files_below, folders_in
+from graft.data.class_folders import ClassTree, FileKind, files_below, folders_in, gather
+from graft.data.downloads import REMEDY, not_downloaded
 from graft.data.files import Files
 from graft.data.readers.audio_folder import SOUNDS
 from graft.data.readers.base import RawDataset, RawSplit, Unreadable, hash_splits
-from graft.data.readers.text_folder import TEXTS, read_text
+from graft.data.readers.text_folder import TEXTS, read_texts
 from graft.data.readers.text_table import TextTable
 from graft.data.versions import tree_version
 from graft.errors import UserError, did_you_mean
@@ -52,17 +53,11 @@ class PublishedSet:
         layout, folder = LAYOUTS[self.name], self._folder
         if not folder.is_dir():
             if not self.download:
-                raise UserError(
-                    f"{self.name} is not in {folder}; target.download=true (source.download=true for a source) "
-                    f"fetches it ({layout.size})"
-                )
+                raise UserError(f"{self.name} is not in {folder}; {REMEDY} ({layout.size})")
             try:
                 fetch(layout, folder)
             except FAILURES as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                raise UserError(
-                    f"{self.name} could not be downloaded to {folder}; is there a network? ({reason})"
-                ) from error
+                raise not_downloaded(self.name, folder, error) from error
         try:
             return layout.read(folder)
         except (UserError, OSError) as error:
@@ -121,20 +116,18 @@ def ag_news(folder: Path) -> RawDataset:
 
 def imdb(folder: Path) -> RawDataset:
     """A file for each review, in `neg` and `pos` of `train` and `test`; those in `unsup` have no label."""
-    class_names, broken = ("neg", "pos"), []
-    splits = {}
-    for split in ("train", "test"):
-        folders = [folder / "aclImdb" / split / name for name in class_names]
-        files = [(Path(file), label) for label, each in enumerate(folders) for file in files_below(each, TEXTS)]
-        found = [(read_text(file), label) for file, label in files]
-        broken += [text for text, _ in found if isinstance(text, Unreadable)]
-        texts = [(text, label) for text, label in found if isinstance(text, str)]
-        if not texts:
-            raise UserError(f"no reviews in {folders[0].parent}")
-        splits[split] = RawSplit([text for text, _ in texts], np.array([label for _, label in texts], np.int64))
-    train, test = splits["train"], splits["test"]
+    class_names, broken = ("neg", "pos"), list[Unreadable]()
+    trees = [class_tree_of(folder / "aclImdb" / split, class_names, TEXTS) for split in ("train", "test")]
+    train, test = (read_texts(gather([tree], class_names), "utf-8", broken) for tree in trees)
+    if not (len(train) and len(test)):
+        raise UserError("no reviews in aclImdb/train, or none in aclImdb/test")
     fingerprint = hash_splits((train, test, None), class_names)
     return RawDataset(train, test, None, class_names, fingerprint, folder, "text", tuple(broken))
+
+
+def class_tree_of(folder: Path, class_names: Iterable[str], kind: FileKind) -> ClassTree:
+    """Certain class folders of a folder."""
+    return ClassTree(folder, {name: files_below(folder / name, kind) for name in class_names})
 
 
 def sst2(folder: Path) -> RawDataset:
@@ -146,19 +139,21 @@ def sst2(folder: Path) -> RawDataset:
 
 def speech_commands(folder: Path) -> RawDataset:
     """A folder for each word; two lists of files say which of them validate and which test, the others train."""
-    words = [word for word in folders_in(folder) if not word.name.startswith("_")]  # as `_background_noise_`
-    labels = {str(file): label for label, word in enumerate(words) for file in files_below(word, SOUNDS)}
+    class_names = tuple(word.name for word in folders_in(folder) if not word.name.startswith("_"))  # as for noise
+    every = gather([class_tree_of(folder, class_names, SOUNDS)], class_names)
+    labels = dict(zip(map(str, every.samples), every.labels, strict=True))
     listed = {name: files_of(folder, f"{name}_list.txt") for name in ("testing", "validation")}
     held_out = {file for files in listed.values() for file in files}
     if not labels or not held_out <= labels.keys():
-        raise UserError(f"{len(held_out - labels.keys())} of {len(held_out)} listed files and {len(words)} words there")
+        raise UserError(
+            f"{len(held_out - labels.keys())} of {len(held_out)} listed files and {len(class_names)} words there"
+        )
 
     def split(files: list[str]) -> RawSplit:
         return RawSplit(Files(files), np.array([labels[file] for file in files], np.int64))
 
     train = split([file for file in labels if file not in held_out])
     test, val = split(listed["testing"]), split(listed["validation"])
-    class_names = tuple(word.name for word in words)
     fingerprint = hash_splits((train, test, val), class_names)
     return RawDataset(train, test, val, class_names, fingerprint, folder, "audio")
 

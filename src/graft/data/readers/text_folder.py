@@ -32,20 +32,22 @@ class TextFolder:
         """Read every file."""
         files, class_names = self._folders.list_files()
         broken: list[Unreadable] = []
-        splits = {name: self._split(split, broken) for name, split in files.items()}
+        splits = {name: read_texts(split, self.encoding, broken) for name, split in files.items()}
         train, test, val = splits["train"], splits.get("test"), splits.get("val")
         fingerprint = hash_splits([train, test, val], class_names)
         return RawDataset(train, test, val, class_names, fingerprint, self._folders.root, "text", tuple(broken))
 
-    def _split(self, files: RawSplit, broken: list[Unreadable]) -> RawSplit:
-        found = [read_text(Path(path), self.encoding) for path in files.samples]
-        broken += [text for text in found if isinstance(text, Unreadable)]
-        kept = [isinstance(text, str) for text in found]
-        return RawSplit([text for text in found if isinstance(text, str)], files.labels[kept])
-
     @property
     def _folders(self) -> ClassFolders:
         return ClassFolders(self.path, self.domain, TEXTS)
+
+
+def read_texts(files: RawSplit, encoding: str, broken: list[Unreadable]) -> RawSplit:
+    """The texts in a split's files; those that cannot be read are left out, and added to `broken`."""
+    found = [read_text(Path(path), encoding) for path in files.samples]
+    broken += [text for text in found if isinstance(text, Unreadable)]
+    kept = [isinstance(text, str) for text in found]
+    return RawSplit([text for text in found if isinstance(text, str)], files.labels[kept])
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str | Unreadable:

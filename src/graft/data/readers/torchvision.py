@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torchvision import datasets
 
+from graft.data.downloads import REMEDY, not_downloaded
 from graft.data.protocol import by_protocol
 from graft.data.readers.base import RawDataset, RawSplit, hash_splits
 from graft.data.versions import tree_version
@@ -77,8 +78,7 @@ class TorchvisionSet:
         try:
             return layout.open(root, {**options, "download": True})
         except (*UNREADABLE, HTTPException) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise UserError(f"{self.name} could not be downloaded to {root}; is there a network? ({reason})") from error
+            raise not_downloaded(self.name, root, error) from error
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Layout:
     def remedy(self) -> str:
         """What to do where the files are not there."""
         if self.downloadable:
-            return "target.download=true (source.download=true for a source) fetches it"
+            return REMEDY
         return "it can no longer be downloaded: put the files there that torchvision's documentation lists"
 
     def open(self, root: Path, options: dict[str, Any]) -> Any:
