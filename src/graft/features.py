@@ -412,19 +412,26 @@ class FeatureDomain(LightningDataModule):
         """Shuffled as the domain itself would be."""
         return self._loader(self.datasets["train"], shuffle=True)
 
-    def unlabelled_loader(self, split: str) -> BatchLoader:
-        """The features of a split alone, shuffled as the domain itself would be."""
-        return self._loader(UnlabelledFeatures(self.datasets[split].x), shuffle=True)
+    def unlabelled_loader(self, split: str, shuffle: bool = True, shared: bool = True) -> BatchLoader:
+        """The features of a split alone, shuffled as the domain itself would be.
+
+        Each rank has its share, or all of them where they are not `shared`.
+        """
+        return self._loader(UnlabelledFeatures(self.datasets[split].x), shuffle, shared)
+
+    def some(self, split: str, rows: Tensor) -> UnlabelledFeatures:
+        """Copies of rows [n] of a split's first view, without their labels."""
+        return UnlabelledFeatures((self.datasets[split].x[0][rows],))
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """In order; nothing where the domain holds no val split."""
         return self._loader(self.datasets["val"], shuffle=False) if "val" in self.datasets else []
 
-    def _loader(self, dataset: FeatureDataset | UnlabelledFeatures, shuffle: bool) -> BatchLoader:
-        ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer and shuffle else (0, 1)
+    def _loader(self, dataset: FeatureDataset | UnlabelledFeatures, shuffle: bool, shared: bool = True) -> BatchLoader:
+        ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer and shuffle and shared else (0, 1)
         sampler = ViewSampler(len(dataset), self.batch_size, self.seed, self.first_epoch, shuffle, *ranks)
         sampler.num_views = len(dataset.x)
         sampler.groups = self.groups
-        if shuffle:
+        if shuffle and shared:
             sampler.go_on(self.done)
         return BatchLoader(dataset, sampler)

@@ -294,9 +294,11 @@ def begin_regularisation(stage: Stage, network: Network, position: Position) -> 
         return None
     how = stage_inference(stage, network)
     start = frozen_copy(network, position.start)
-    regularisation = Regularisation(
-        stage.training.terms, Beginning(start, stage.domain, stage.origin, how, stage.seed, stage.unlabelled)
+    kept = settled_features(stage, network)
+    beginning = Beginning(
+        start, stage.domain, stage.origin, how, stage.seed, stage.unlabelled, kept[1] if kept else None
     )
+    regularisation = Regularisation(stage.training.terms, beginning)
     found = read_last_checkpoint(stage.folder) if position.history else None
     if found is not None:
         restore_regularisation(regularisation, found[1])
@@ -508,10 +510,12 @@ def stage_candidates(stage: Stage, network: Network, device: torch.device) -> Ca
     how, target = stage.selection, stage.unlabelled
     if how is None or target is None or not how.images:
         return None
-    judge = Judge(network, stage.domain, target, how.images, stage.seed, device)
+    kept = settled_features(stage, network)
+    judge = Judge(network, stage.domain, target, how.images, stage.seed, device, kept)
+    cache = stage.cache if kept else None
 
     def test_accuracy() -> float:
-        return float(evaluate(judge.network, target, "test", device)["accuracy"])
+        return float(evaluate(judge.network, target, "test", device, cache)["accuracy"])
 
     oracle = test_accuracy if how.oracle else None
     return Candidates(stage.folder, stage.key, how.every, judge, oracle, AtomicCheckpointIO().save_checkpoint)
@@ -542,13 +546,18 @@ def phase_data(stage: Stage, network: Network, phase: ResolvedPhase, how: Infere
     source_free, target = stage.training.source_free, stage.unlabelled
     if target is not None and target.partly_labelled:
         return PairedData(stage.domain, target, source_free)
-    wanted: list[tuple[Domain, Sequence[str]]] = [(stage.domain, ("val",) if source_free else ("train", "val"))]
-    if target is not None:
-        wanted.append((target, ("train",)))
+    wanted = wanted_splits(stage)
     sides: Sequence[Domain | FeatureDomain] = kept_features(stage, network, phase, how, wanted)
     if not sides:
         sides = [domain for domain, _ in wanted]
     return sides[0] if target is None else PairedData(sides[0], sides[1], source_free)
+
+
+def wanted_splits(stage: Stage) -> list[tuple[Domain, Sequence[str]]]:
+    """The domains that a stage without partly labelled ones looks at, with the splits of each."""
+    splits = ("val",) if stage.training.source_free else ("train", "val")
+    of_target: list[tuple[Domain, Sequence[str]]] = [(stage.unlabelled, ("train",))] if stage.unlabelled else []
+    return [(stage.domain, splits), *of_target]
 
 
 def kept_features(
@@ -587,6 +596,21 @@ def kept_features(
             "features.cache_limit_gib; raise that limit, or ask for fewer views"
         )
     return []
+
+
+def settled_features(stage: Stage, network: Network) -> Sequence[FeatureDomain]:
+    """What the backbone makes of the source's validation and the target's training images, where no phase changes it.
+
+    Nothing where a phase does, where the target's views are drawn in every step or in part labelled, and where all of
+    it exceeds the cache's limit.
+    """
+    target, phases = stage.unlabelled, stage.training.phases(network)
+    moves = any(name.startswith("backbone.") for name in moved_groups(network, phases))
+    if target is None or target.partly_labelled or moves:
+        return []
+    if target.augmentation is not None and any(phase.augment for phase in phases):
+        return []
+    return kept_features(stage, network, phases[0], stage_inference(stage, network), wanted_splits(stage))
 
 
 def cut_of(data: Data) -> int:

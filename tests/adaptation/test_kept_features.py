@@ -10,12 +10,14 @@ from builders import network, stage, strategy, tiny_domain, training
 from paired_steps import method
 from pytorch_lightning import Callback
 
+from graft.adaptation.selection import PREFIX, Selection
 from graft.data.augment import Augmentation
 from graft.data.domain import Domain
 from graft.errors import UserError
 from graft.evaluation import evaluate
 from graft.experiment import Training
 from graft.features import FeatureCache
+from graft.models.backbones.resnet_cifar import ResNetCifar
 from graft.models.mappings.affine import AffineMapping
 from graft.models.network import Network
 from graft.records.store import Store
@@ -78,6 +80,24 @@ def test_it_is_adapting_through_the_prefix(
     through = fit(tmp_path / "a", domains, adapting(*names, how=how), None)
     assert_same(fit(tmp_path / "b", domains, adapting(*names, how=how), cache), through)
     assert num_entries(cache) == entries  # val of the source, its train unless source-free, all of the target
+
+
+@pytest.mark.parametrize("names", [PAIRED, SOURCE_FREE], ids=["paired", "source-free"])
+def test_neither_labels_nor_scores_run_a_backbone_that_stays(
+    tmp_path: Path, cache: FeatureCache, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domains, how = pair(tmp_path), adapting(*names)
+    looking = {"unlabelled": domains[1], "selection": Selection(images=20)}
+    through = fit_stage(replace(stage(tmp_path / "a", domains[0], how), **looking), mapped_network())
+    fit(tmp_path / "b", domains, how, cache)
+    monkeypatch.setattr(ResNetCifar, "forward_to", lambda *_: pytest.fail("from images again"))
+    monkeypatch.setattr(ResNetCifar, "forward_from", lambda _, cut, x: x if cut else pytest.fail("from images again"))
+    kept = fit_stage(replace(stage(tmp_path / "c", domains[0], how, cache=cache), **looking), mapped_network())
+    for row, again in zip(through.history, kept.history, strict=True):
+        scores = {key: value for key, value in row.items() if key.startswith(PREFIX) and "seconds" not in key}
+        assert scores
+        assert {key: again[key] for key in scores} == pytest.approx(scores, rel=1e-4, abs=1e-5)
+    assert all(torch.equal(tensor, kept.last[name]) for name, tensor in through.last.items())
 
 
 def test_features_are_those_of_either_domain_alone(tmp_path: Path, cache: FeatureCache) -> None:

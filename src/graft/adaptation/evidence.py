@@ -1,6 +1,6 @@
 """What label-free scores look at: outputs for a fixed part of the target's and of the source's held-out images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from graft.adaptation.selection import Evidence, label_free_scores
 from graft.batch import BatchView, in_dtype
 from graft.data.datasets import UnlabelledImages
 from graft.data.domain import Domain
+from graft.features import FeatureDomain, UnlabelledFeatures
 from graft.models.network import Network
 from graft.regularisers.base import frozen_copy
 from graft.seeds import stable_seed
@@ -29,20 +30,34 @@ class Judge:
         num_images: the most of each.
         seed: what they are drawn from.
         device: where the network runs.
+        kept: what the backbone makes of these images of the source and the target, where all states share it.
     """
 
     def __init__(
-        self, network: Network, source: Domain, target: Domain, num_images: int, seed: int, device: torch.device
+        self,
+        network: Network,
+        source: Domain,
+        target: Domain,
+        num_images: int,
+        seed: int,
+        device: torch.device,
+        kept: Sequence[FeatureDomain] = (),
     ) -> None:
         self.network = frozen_copy(network, network.state_dict()).float().to(device)
         self.device = device
-        self.source_view, self.target_view = source.view, target.view
         val, pool = source.datasets["val"], target.pool
-        kept = some_of(len(val), num_images, stable_seed(seed, "selection", "source"))
-        self.source = UnlabelledImages(val.images, val.positions[kept])
-        self.source_y = val.labels[kept]
-        kept = some_of(len(pool), num_images, stable_seed(seed, "selection", "target"))
-        self.target = UnlabelledImages(pool.images, pool.positions[kept])
+        of_source = some_of(len(val), num_images, stable_seed(seed, "selection", "source"))
+        of_target = some_of(len(pool), num_images, stable_seed(seed, "selection", "target"))
+        self.source_y = val.labels[of_source]
+        self.source: UnlabelledImages | UnlabelledFeatures = UnlabelledImages(val.images, val.positions[of_source])
+        self.target: UnlabelledImages | UnlabelledFeatures = UnlabelledImages(pool.images, pool.positions[of_target])
+        self.source_view, self.target_view = source.view, target.view
+        self.cut = 0
+        if kept:
+            self.source = kept[0].some("val", of_source) if len(val) else self.source
+            self.target = kept[1].some("train", of_target)
+            self.source_view, self.target_view = (side.view for side in kept)
+            self.cut = kept[0].cut
 
     def __call__(self, state: Mapping[str, Tensor]) -> dict[str, float]:
         """The scores (`label_free_scores`) of a state, which may leave out what is as in the network it was made of."""
@@ -52,13 +67,13 @@ class Judge:
         return label_free_scores(Evidence(*target, *source, self.source_y))
 
     @torch.no_grad()
-    def _outputs(self, images: UnlabelledImages, view: BatchView) -> tuple[Tensor, Tensor]:
+    def _outputs(self, images: UnlabelledImages | UnlabelledFeatures, view: BatchView) -> tuple[Tensor, Tensor]:
         """Logits [n, k] and features [n, d] of the evaluation view, on the CPU."""
         features = [torch.zeros(0, self.network.mapping.num_outputs)]
         for positions in np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_ONCE) or 1):
             if len(positions):
                 x = in_dtype(view.evaluate(images[positions].x.to(self.device)), torch.float32)
-                features.append(self.network.features(x, 0).cpu())
+                features.append(self.network.features(x, self.cut).cpu())
         together = torch.cat(features)
         return self.network.head(together.to(self.device)).cpu(), together
 

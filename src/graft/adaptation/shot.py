@@ -11,7 +11,7 @@ from graft.adaptation.base import SPREADS, Adaptation
 from graft.adaptation.shot_im import information_maximisation
 from graft.batch import in_dtype
 from graft.data.domain import Domain
-from graft.features import Inference, in_eval_mode
+from graft.features import FeatureDomain, Inference, in_eval_mode
 from graft.models.network import Network
 from graft.regularisers.base import Beginning, Step, Term, check_weights, full_precision
 
@@ -64,16 +64,16 @@ class SHOT(Adaptation):
 
     def begin(self, beginning: Beginning) -> Term:
         """Without labels; the first step makes them."""
-        return _SHOTTerm(self, beginning.required_target(), beginning.how)
+        target = beginning.required_target()
+        return _SHOTTerm(self, len(target.pool), beginning.kept_target or target, beginning.how)
 
 
 class _SHOTTerm(Term):
-    def __init__(self, settings: SHOT, target: Domain, how: Inference) -> None:
+    def __init__(self, settings: SHOT, num_samples: int, target: Domain | FeatureDomain, how: Inference) -> None:
         super().__init__()
         self.settings = settings
         self.target = target
         self.how = how
-        num_samples = len(target.pool)
         self.register_buffer("labels", torch.zeros(num_samples, dtype=torch.int64))
         self.register_buffer("num_passed", torch.tensor(num_samples))  # images since the labels were made
         self.labels: Tensor
@@ -93,11 +93,12 @@ class _SHOTTerm(Term):
     def _label(self, network: Network) -> None:
         """Labels for all images, from what the network makes of them as it is."""
         positions, features, p = [], [], []
+        cut = self.target.cut if isinstance(self.target, FeatureDomain) else 0
         with in_eval_mode(network, self.how.device):
             for batch in self.target.unlabelled_loader("train", shuffle=False, shared=False):
                 x = in_dtype(self.target.view.evaluate(batch.x.to(self.how.device)), network.dtype)
                 with self.how.context():
-                    found = network.features(x)
+                    found = network.features(x, cut)
                     logits = network.head(found)
                 positions.append(batch.positions)
                 features.append(normalize(with_one(found), dim=1))

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from graft.batch import LabelledBatch
 from graft.data.domain import Domain
 from graft.errors import UserError
-from graft.features import Inference, view_of
+from graft.features import FeatureDomain, Inference, view_of
 from graft.models.adapters.base import Companion, StepNeed, companion_of
 from graft.models.backbones.base import SequentialBackbone
 from graft.models.heads.linear import LinearHead
@@ -98,6 +98,7 @@ class Beginning:
     how: Inference
     seed: int
     target: Domain | None = None  # where a stage adapts to a target without labels; its train images are in `pool`
+    kept_target: FeatureDomain | None = None  # what the backbone makes of these, where no phase changes it
 
     def required_target(self) -> Domain:
         """The domain without labels, for terms of `adaptation`: stages without one have none."""
