@@ -82,6 +82,7 @@ class AdaptationModule(GraftModule):
             target=target,
             progress=self.progress,
             domains=source.domains,
+            num_processes=self.trainer.world_size,
         )
 
     def _generator(self, seed: int, *purpose: Any) -> Generator:

@@ -202,6 +202,20 @@ def test_shot_step_by_step() -> None:
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize(("num_processes", "expected"), [(1, [True, False, True]), (2, [True, True, True])])
+def test_shot_labels_again_once_all_processes_together_saw_all_images(num_processes: int, expected: list[bool]) -> None:
+    network = small_network()
+    term = begun(SHOT(), network, normal(NUM_SAMPLES, 2, 3, 3))
+    half = list(range(-(-NUM_SAMPLES // 2)))
+    outputs = Outputs(torch.zeros(len(half), NUM_CLASSES), torch.zeros(len(half), NUM_FEATURES))
+    labelled = []
+    for _ in expected:
+        term.labels.fill_(0)
+        term(step_of(network, outputs, half)._replace(num_processes=num_processes))
+        labelled.append(bool(term.labels.any()))
+    assert labelled == expected
+
+
 def nearest(bank: dict[int, tuple[np.ndarray, np.ndarray]], feature: np.ndarray, own: int, num: int) -> list[int]:
     others = [i for i in bank if i != own]
     cosines = {i: float(bank[i][0] @ feature / np.linalg.norm(feature)) for i in others}

@@ -51,7 +51,8 @@ class Judge:
         self.source_y = val.labels[of_source]
         self.source: UnlabelledImages | UnlabelledFeatures = UnlabelledImages(val.images, val.positions[of_source])
         self.target: UnlabelledImages | UnlabelledFeatures = UnlabelledImages(pool.images, pool.positions[of_target])
-        self.source_view, self.target_view = source.view, target.view
+        self.source_view: BatchView = source.view
+        self.target_view: BatchView = target.view
         self.cut = 0
         if kept:
             self.source = kept[0].some("val", of_source) if len(val) else self.source

@@ -75,7 +75,9 @@ class _SHOTTerm(Term):
         self.target = target
         self.how = how
         self.register_buffer("labels", torch.zeros(num_samples, dtype=torch.int64))
-        self.register_buffer("num_passed", torch.tensor(num_samples))  # images since the labels were made
+        self.register_buffer(
+            "num_passed", torch.tensor(num_samples)
+        )  # images since the labels were made, in all processes
         self.labels: Tensor
         self.num_passed: Tensor
 
@@ -83,7 +85,7 @@ class _SHOTTerm(Term):
         target = step.required_target()
         if self.num_passed >= len(self.labels):
             self._label(step.network)
-        self.num_passed += len(target.positions)
+        self.num_passed += len(target.positions) * step.num_processes
         logits = full_precision(target.outputs.logits)
         pseudo = cross_entropy(logits, self.labels[target.positions])
         total = information_maximisation(logits) + self.settings.pseudo_weight * pseudo

@@ -72,6 +72,7 @@ class Step(NamedTuple):
     target: Unlabelled | None = None  # beside labelled source images where a stage adapts to a target without labels
     progress: float = 0.0  # share of the schedule's optimiser steps that lie behind, in [0, 1]
     domains: Tensor | None = None  # [n] which of several sources each image is from, by number; None where there is one
+    num_processes: int = 1  # that take such a step at the same time, each with other images
 
     def required_target(self) -> Unlabelled:
         """What the network makes of the target's images, for terms of `adaptation`: stages without one have none."""
