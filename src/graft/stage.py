@@ -207,7 +207,8 @@ def fit_stage(stage: Stage, network: Network) -> Fitted:
             last = finished
     network.load_state_dict(last)
     trainable_parameters = max((num_trained(network, phase) for phase in phases), default=0)
-    label_free = label_free_choices(stage.folder, stage.key, history, position.start, last)
+    finish = partial(finish_adaptation, stage, network)
+    label_free = label_free_choices(stage.folder, stage.key, history, position.start, last, finish)
     seconds, micro_batch = solving.seconds, position.micro_batch
     return Fitted(last, best, history, trainable_parameters, seconds, chosen, label_free, micro_batch)
 

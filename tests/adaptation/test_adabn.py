@@ -9,6 +9,7 @@ from builders import network, stage, tiny_domain, training, write_arrays
 from conf_plugins import build, load
 from hydra.core.config_loader import ConfigLoader
 
+from graft.adaptation.selection import Selection
 from graft.build.validation import validate
 from graft.cli.compose import compose
 from graft.data.domain import Domain
@@ -28,11 +29,17 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Domain, Domain]:
     return source, target
 
 
-def fit(folder: Path, domains: tuple[Domain, Domain], *names: str) -> tuple[Network, Fitted]:
+def fit(
+    folder: Path,
+    domains: tuple[Domain, Domain],
+    *names: str,
+    epochs: int = 1,
+    selection: Selection | None = None,
+) -> tuple[Network, Fitted]:
     methods = {name: build(load("adaptation", name)[name]) for name in names}
     net = network("resnet20")
-    how = replace(training(max_epochs=1), adaptation=methods)
-    fitted = fit_stage(replace(stage(folder, domains[0], how), unlabelled=domains[1]), net)
+    how = replace(training(max_epochs=epochs), adaptation=methods)
+    fitted = fit_stage(replace(stage(folder, domains[0], how), unlabelled=domains[1], selection=selection), net)
     return net, fitted
 
 
@@ -67,6 +74,15 @@ def test_beside_another_method_it_follows_the_training(tmp_path: Path, domains: 
         assert torch.equal(tensor, plain.last[name]) == (not name.endswith(STATISTICS)), name
     found = both.last["backbone.stem.bn1.running_mean"].double()
     torch.testing.assert_close(found, first_moments(both.last, domains[1])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_it_follows_whatever_epoch_a_rule_chose(tmp_path: Path, domains: tuple[Domain, Domain]) -> None:
+    fitted = fit(tmp_path, domains, "source_only", "adabn", epochs=4, selection=Selection(images=20))[1]
+    states = {choice.epoch: choice.read() for choice in fitted.label_free.values()}
+    assert states.keys() - {4}
+    for state in states.values():
+        expected = first_moments(state, domains[1])[0]
+        torch.testing.assert_close(state["backbone.stem.bn1.running_mean"].double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_without_statistics_is_refused(loader: ConfigLoader) -> None:

@@ -39,7 +39,12 @@ class Choice:
 
 
 def label_free_choices(
-    folder: Path, key: str, history: History, start: Mapping[str, Tensor], last: State
+    folder: Path,
+    key: str,
+    history: History,
+    start: Mapping[str, Tensor],
+    last: State,
+    finish: Callable[[State], State],
 ) -> dict[str, Choice]:
     """The choice of each rule by which any epoch was scored, and the oracle's where it was asked for.
 
@@ -49,6 +54,7 @@ def label_free_choices(
         history: its epochs.
         start: the network's state as the stage began.
         last: ... as it ended.
+        finish: what is done to a state once all training is over; to `last` it has been.
     """
     found = best_epochs(history)
     last_epoch = history[-1]["epoch"] if found else 0
@@ -61,7 +67,7 @@ def label_free_choices(
     def state_after(epoch: int) -> State:
         checkpoint = read_checkpoint(folder / EPOCH.format(epoch))
         assert checkpoint["key"] == key, folder
-        return {**start, **checkpoint["state"]}
+        return finish({**start, **checkpoint["state"]})
 
     choices = {name: choice(best.epoch, best.score) for name, best in found.items()}
     oracle = oracle_choice(folder, key, history)
