@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from graft import __version__
 from graft.batch import LabelledBatch, UnlabelledBatch, in_dtype
@@ -419,9 +420,10 @@ class FeatureDomain(LightningDataModule):
         """
         return self._loader(UnlabelledFeatures(self.datasets[split].x), shuffle, shared)
 
-    def some(self, split: str, rows: Tensor) -> UnlabelledFeatures:
-        """Copies of rows [n] of a split's first view, without their labels."""
-        return UnlabelledFeatures((self.datasets[split].x[0][rows],))
+    def some(self, split: str, rows: Tensor) -> Subset[UnlabelledBatch]:
+        """Rows [n] of a split's first view, without their labels."""
+        rows_at_once: Any = rows.numpy()  # an array is indexed by one
+        return Subset(UnlabelledFeatures(self.datasets[split].x[:1]), rows_at_once)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """In order; nothing where the domain holds no val split."""

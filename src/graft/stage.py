@@ -513,10 +513,9 @@ def stage_candidates(stage: Stage, network: Network, device: torch.device) -> Ca
         return None
     kept = settled_features(stage, network)
     judge = Judge(network, stage.domain, target, how.images, stage.seed, device, kept)
-    cache = stage.cache if kept else None
 
     def test_accuracy() -> float:
-        return float(evaluate(judge.network, target, "test", device, cache)["accuracy"])
+        return float(evaluate(judge.network, target, "test", device)["accuracy"])
 
     oracle = test_accuracy if how.oracle else None
     return Candidates(stage.folder, stage.key, how.every, judge, oracle, AtomicCheckpointIO().save_checkpoint)
@@ -600,16 +599,17 @@ def kept_features(
 
 
 def settled_features(stage: Stage, network: Network) -> Sequence[FeatureDomain]:
-    """What the backbone makes of the source's validation and the target's training images, where no phase changes it.
+    """What `kept_features` keeps for the first phase, where no phase changes the prefix that made it.
 
-    Nothing where a phase does, where the target's views are drawn in every step or in part labelled, and where all of
-    it exceeds the cache's limit.
+    Nothing where the target's views are drawn in every step, or some of its images have labels.
     """
     target, phases = stage.unlabelled, stage.training.phases(network)
-    moves = any(name.startswith("backbone.") for name in moved_groups(network, phases))
-    if target is None or target.partly_labelled or moves:
+    if target is None or target.partly_labelled:
         return []
     if target.augmentation is not None and any(phase.augment for phase in phases):
+        return []
+    frozen = list(network.named_groups())[: frozen_prefix(network, phases[0])]
+    if not moved_groups(network, phases).isdisjoint(frozen):
         return []
     return kept_features(stage, network, phases[0], stage_inference(stage, network), wanted_splits(stage))
 

@@ -83,16 +83,23 @@ def test_it_is_adapting_through_the_prefix(
 
 
 @pytest.mark.parametrize("names", [PAIRED, SOURCE_FREE], ids=["paired", "source-free"])
-def test_neither_labels_nor_scores_run_a_backbone_that_stays(
-    tmp_path: Path, cache: FeatureCache, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["linear_probe", "last_stage"])
+def test_neither_labels_nor_scores_run_layer_groups_that_stay(
+    tmp_path: Path, cache: FeatureCache, names: tuple[str, ...], how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    domains, how = pair(tmp_path), adapting(*names)
+    domains, trained = pair(tmp_path), adapting(*names, how=how)
     looking = {"unlabelled": domains[1], "selection": Selection(images=20)}
-    through = fit_stage(replace(stage(tmp_path / "a", domains[0], how), **looking), mapped_network())
-    fit(tmp_path / "b", domains, how, cache)
+    through = fit_stage(replace(stage(tmp_path / "a", domains[0], trained), **looking), mapped_network())
+    fit(tmp_path / "b", domains, trained, cache)
+    original = ResNetCifar.forward_from
+
+    def forward_from(self: ResNetCifar, cut: int, x: torch.Tensor) -> torch.Tensor:
+        assert cut
+        return original(self, cut, x)
+
     monkeypatch.setattr(ResNetCifar, "forward_to", lambda *_: pytest.fail("from images again"))
-    monkeypatch.setattr(ResNetCifar, "forward_from", lambda _, cut, x: x if cut else pytest.fail("from images again"))
-    kept = fit_stage(replace(stage(tmp_path / "c", domains[0], how, cache=cache), **looking), mapped_network())
+    monkeypatch.setattr(ResNetCifar, "forward_from", forward_from)
+    kept = fit_stage(replace(stage(tmp_path / "c", domains[0], trained, cache=cache), **looking), mapped_network())
     for row, again in zip(through.history, kept.history, strict=True):
         scores = {key: value for key, value in row.items() if key.startswith(PREFIX) and "seconds" not in key}
         assert scores

@@ -5,17 +5,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from graft.adaptation.selection import Evidence, label_free_scores
-from graft.batch import BatchView, in_dtype
+from graft.batch import BatchView, UnlabelledBatch, in_dtype
 from graft.data.datasets import UnlabelledImages
 from graft.data.domain import Domain
-from graft.features import FeatureDomain, UnlabelledFeatures
+from graft.features import FeatureDomain
 from graft.models.network import Network
 from graft.regularisers.base import frozen_copy
 from graft.seeds import stable_seed
 
 IMAGES_AT_ONCE = 128
+Images = UnlabelledImages | Subset[UnlabelledBatch]  # or what a frozen prefix of the backbone makes of them
 
 
 class Judge:
@@ -30,7 +32,7 @@ class Judge:
         num_images: the most of each.
         seed: what they are drawn from.
         device: where the network runs.
-        kept: what the backbone makes of these images of the source and the target, where all states share it.
+        kept: what layer groups that all states share make of these images of the source and the target.
     """
 
     def __init__(
@@ -49,8 +51,8 @@ class Judge:
         of_source = some_of(len(val), num_images, stable_seed(seed, "selection", "source"))
         of_target = some_of(len(pool), num_images, stable_seed(seed, "selection", "target"))
         self.source_y = val.labels[of_source]
-        self.source: UnlabelledImages | UnlabelledFeatures = UnlabelledImages(val.images, val.positions[of_source])
-        self.target: UnlabelledImages | UnlabelledFeatures = UnlabelledImages(pool.images, pool.positions[of_target])
+        self.source: Images = UnlabelledImages(val.images, val.positions[of_source])
+        self.target: Images = UnlabelledImages(pool.images, pool.positions[of_target])
         self.source_view: BatchView = source.view
         self.target_view: BatchView = target.view
         self.cut = 0
@@ -68,7 +70,7 @@ class Judge:
         return label_free_scores(Evidence(*target, *source, self.source_y))
 
     @torch.no_grad()
-    def _outputs(self, images: UnlabelledImages | UnlabelledFeatures, view: BatchView) -> tuple[Tensor, Tensor]:
+    def _outputs(self, images: Images, view: BatchView) -> tuple[Tensor, Tensor]:
         """Logits [n, k] and features [n, d] of the evaluation view, on the CPU."""
         features = [torch.zeros(0, self.network.mapping.num_outputs)]
         for positions in np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_ONCE) or 1):
