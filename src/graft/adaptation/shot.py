@@ -75,9 +75,8 @@ class _SHOTTerm(Term):
         self.target = target
         self.how = how
         self.register_buffer("labels", torch.zeros(num_samples, dtype=torch.int64))
-        self.register_buffer(
-            "num_passed", torch.tensor(num_samples)
-        )  # images since the labels were made, in all processes
+        # Images that all processes together have seen since the labels were made
+        self.register_buffer("num_passed", torch.tensor(num_samples))
         self.labels: Tensor
         self.num_passed: Tensor
 

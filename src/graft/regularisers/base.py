@@ -99,7 +99,7 @@ class Beginning:
     how: Inference
     seed: int
     target: Domain | None = None  # where a stage adapts to a target without labels; its train images are in `pool`
-    kept_target: FeatureDomain | None = None  # what the backbone makes of these, where no phase changes it
+    kept_target: FeatureDomain | None = None  # what a prefix that no phase changes makes of these
 
     def required_target(self) -> Domain:
         """The domain without labels, for terms of `adaptation`: stages without one have none."""
