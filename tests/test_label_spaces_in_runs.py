@@ -1,5 +1,7 @@
 """Whole runs in this process: several sources and few target labels; a partial and an open target."""
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,8 @@ from graft.build.assembly import build_experiment
 from graft.build.validation import validate
 from graft.cli.compose import compose, hydra_application
 from graft.errors import UserError
-from graft.pipeline import planned_network, run
+from graft.pipeline import planned_network, run, shown_metrics
+from graft.reports.export import results_csv
 
 TINY = (
     *("trainer=cpu", "logger=none", "trainer.max_epochs=1", "pretrain.max_epochs=2", "analysis.cka_images=0"),
@@ -96,6 +99,10 @@ def test_an_open_target_has_an_h_score(config: Config, tmp_path: Path) -> None:
         known, unknown = scores["known_accuracy"], scores["unknown_accuracy"]
         assert scores["h_score"] == pytest.approx(2 * known * unknown / (known + unknown) if known + unknown else 0.0)
     assert sum(map(sum, record["classes"]["confusion"])) == 30
+    expected = {f"open_set/{name}": score for name, score in space["open_set"]["transfer"].items()}
+    assert expected.items() <= shown_metrics(record).items()
+    [row] = csv.DictReader(io.StringIO(results_csv([(tmp_path / "run", record)])))
+    assert {name: float(row[name]) for name in expected} == expected
 
 
 def test_classes_that_are_not_as_declared_are_refused(config: Config, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ from graft.numerics import settle
 from graft.outcome import Outcome, Start
 from graft.records.files import atomic_write_json, without_nan
 from graft.records.place import Place
-from graft.records.record import RECORD, end_record, load_record, start_record, write_record
+from graft.records.record import RECORD, end_record, load_record, open_set_metrics, start_record, write_record
 from graft.records.store import Store
 from graft.regularisers.base import Origin
 from graft.stage import MEMORY_FORMATS, Fitted, Stage, fit_stage, num_trained, snapshot
@@ -757,7 +757,7 @@ def shown_metrics(record: dict[str, Any]) -> dict[str, float]:
             metrics[f"selection/{rule}/target/test/accuracy"] = entry["target/test/accuracy"]
     for name, result in record["after"].items():
         metrics |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
-    return metrics
+    return metrics | open_set_metrics(record)
 
 
 def describe_device(device: torch.device) -> str:

@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime
@@ -133,6 +133,12 @@ def load_record(path: Path, without: Collection[str] = ()) -> dict[str, Any]:
     if record["status"] not in STATUSES:
         raise UserError(f"{path}: has status {record['status']!r}, expected one of: {', '.join(STATUSES)}")
     return record
+
+
+def open_set_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """`open_set/h_score` and its parts, of a run on a target with classes that the source lacks; of others nothing."""
+    scores = record.get("label_space", {}).get("open_set", {}).get("transfer", {})
+    return {f"open_set/{name}": value for name, value in scores.items()}
 
 
 def find_records(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.records.files import atomic_write_bytes
+from graft.records.record import open_set_metrics
 from graft.reports.comparison import Reference, compared_rows
 from graft.reports.comparison_table import comparison_cells, method
 from graft.reports.comparison_table import notes as comparison_notes
@@ -61,6 +62,7 @@ def csv_row(run: str, record: Record, names: Sequence[str]) -> dict[str, Any]:
         line |= {f"{name}/{metric}": value for metric, value in baseline["metrics"].items()}
     for name, result in record.get("after", {}).items():
         line |= {f"after/{name}/{metric}": value for metric, value in result["metrics"].items()}
+    line |= open_set_metrics(record)
     for rule, entry in rules_of(record).items():
         line |= {f"selection/{rule}/{name}": entry[name] for name in ("epoch", "score", ACCURACY)}
     line |= {"gain": record["transfer"].get("gain")} | transferred_columns(record)
