@@ -46,6 +46,7 @@ class Alone(AdaptationModule):
     """Halfway through a training that no trainer drives."""
 
     progress = 0.5  # type: ignore[assignment]
+    num_processes = 1  # type: ignore[assignment]
 
     def _after_step(self, *_: object) -> None:
         assert self.regularisation is not None

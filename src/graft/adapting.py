@@ -60,6 +60,11 @@ class AdaptationModule(GraftModule):
         return "adaptation takes source and target together"
 
     @property
+    def num_processes(self) -> int:
+        """How many processes train the network together."""
+        return self.trainer.world_size
+
+    @property
     def epoch_metrics(self) -> dict[str, float]:
         """Means over the epoch, and `lambda/<method>`, the weight that its ramp has reached by now."""
         assert self.regularisation is not None
@@ -82,7 +87,7 @@ class AdaptationModule(GraftModule):
             target=target,
             progress=self.progress,
             domains=source.domains,
-            num_processes=self.trainer.world_size,
+            num_processes=self.num_processes,
         )
 
     def _generator(self, seed: int, *purpose: Any) -> Generator:
