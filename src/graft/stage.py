@@ -358,7 +358,7 @@ def phase_module(
     trainer.precision_plugin.convert_module(network)
     if regularisation is not None:
         trainer.precision_plugin.convert_module(regularisation)
-        if regularisation.starting_network and moved_prefix(network, phases, index):
+        if regularisation.starting_network and moved_prefix(network, phases[: index + 1], phase):
             stage = replace(stage, cache=None)
     data = phase_data(stage, network, phase, inference(training, trainer, network))
     data.begin(stable_seed(stage.seed, "order"), phase.first_epoch, augment=phase.augment)
@@ -608,8 +608,7 @@ def settled_features(stage: Stage, network: Network) -> Sequence[FeatureDomain]:
         return []
     if target.augmentation is not None and any(phase.augment for phase in phases):
         return []
-    frozen = list(network.named_groups())[: frozen_prefix(network, phases[0])]
-    if not moved_groups(network, phases).isdisjoint(frozen):
+    if moved_prefix(network, phases, phases[0]):
         return []
     return kept_features(stage, network, phases[0], stage_inference(stage, network), wanted_splits(stage))
 
@@ -620,13 +619,13 @@ def cut_of(data: Data) -> int:
     return one.cut if isinstance(one, FeatureDomain) else 0
 
 
-def moved_prefix(network: Network, phases: tuple[ResolvedPhase, ...], index: int) -> bool:
-    """Whether the phase freezes leading layer groups that are not as the stage began.
+def moved_prefix(network: Network, phases: Sequence[ResolvedPhase], phase: ResolvedPhase) -> bool:
+    """Whether any of `phases` changes leading layer groups that `phase` freezes.
 
-    The starting network cannot go on from what those make of an image.
+    A network as it was before them, or after, cannot go on from what those make of an image.
     """
-    frozen = list(network.named_groups())[: frozen_prefix(network, phases[index])]
-    return not moved_groups(network, phases[: index + 1]).isdisjoint(frozen)
+    frozen = list(network.named_groups())[: frozen_prefix(network, phase)]
+    return not moved_groups(network, phases).isdisjoint(frozen)
 
 
 def trains_backbone(phase: ResolvedPhase) -> bool:

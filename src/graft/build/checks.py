@@ -482,7 +482,8 @@ def _unfit_regularisers(config: Config, network: Network) -> Iterator[str]:
             yield f"{said}: {error}"
             continue
         if config["features"]["augmented_views"] and "starting_network" in method.needs:
-            moved = [phase.name for phase in phases if phase.augment and moved_prefix(network, phases, phase.index)]
+            augmenting = [phase for phase in phases if phase.augment]
+            moved = [phase.name for phase in augmenting if moved_prefix(network, phases[: phase.index + 1], phase)]
             if moved:
                 yield (
                     f"{said}: phase {moved[0]!r} freezes what was changed before it, so that the starting "
